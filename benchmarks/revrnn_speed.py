@@ -1,0 +1,81 @@
+"""Milliseconds of one training step of each language model on random ids, all in one run, in turn.
+
+One step is zero_grad, forward, backward, clip, SGD, at the sizes of ``revrnn-train`` on Penn Treebank. The ratios
+compare training by reversal with torch's own layers in the same process: ``revgru/gru`` and ``revlstm/lstm``.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import click
+import torch
+from revrnn.baseline import BaselineLM
+from revrnn.model import ReversibleLM
+from rnncore import device
+from rnncore.memory import keep_freed_memory
+
+VOCABULARY = 10000
+
+
+def make_step(model: str, ids: torch.Tensor, place: torch.device, amp: str | None) -> Callable[[], None]:
+    """A function that takes one optimizer step of a model: ``gru``, ``revgru`` (stored) or ``revgru-reverse``, ..."""
+    kind = "lstm" if "lstm" in model else "gru"
+    net = ReversibleLM(kind, VOCABULARY) if model.startswith("rev") else BaselineLM(kind, VOCABULARY)
+    net.to(place).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0, weight_decay=1.2e-6)
+    state = net.initial_state(ids.shape[1])
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with device.autocast(place, amp):
+            run = net.loss_and_backward if model.endswith("-reverse") else net.loss
+            loss = run(ids[:-1], ids[1:], state)[0]
+        if not model.endswith("-reverse"):
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        optimizer.step()
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+
+    return step
+
+
+@click.command()
+@click.option("--steps", default=11, help="Timed steps of each model, after two more.")
+@click.option("--bptt", default=70, help="Window length.")
+@click.option("--batch_size", default=20, help="Batch size.")
+@click.option("--device", "name", default="auto", help="auto, cpu or cuda.")
+@click.option("--quick", is_flag=True, help="Three steps of windows of ten.")
+def main(steps: int, bptt: int, batch_size: int, name: str, quick: bool) -> None:
+    """Print medians and ratios as JSON."""
+    keep_freed_memory()
+    steps, bptt = (3, 10) if quick else (steps, bptt)
+    place = device.choose(name)
+    torch.manual_seed(0)
+    ids = torch.randint(0, VOCABULARY, (bptt + 1, batch_size), device=place)
+    models = [m for kind in ("gru", "lstm") for m in (kind, f"rev{kind}", f"rev{kind}-reverse")]
+    runs = {
+        m + suffix: make_step(m, ids, place, amp) for suffix, amp in (("", None), (" bf16", "bf16")) for m in models
+    }
+    times: dict[str, list[float]] = {model: [] for model in runs}
+    for _ in range(steps + 2):
+        for model, step in runs.items():
+            before = time.perf_counter()
+            step()
+            times[model].append((time.perf_counter() - before) * 1e3)
+    ms = {model: statistics.median(samples[2:]) for model, samples in times.items()}
+    ratios = {
+        f"rev{kind}/{kind}{suffix}": round(ms[f"rev{kind}-reverse{suffix}"] / ms[f"{kind}{suffix}"], 3)
+        for suffix in ("", " bf16")
+        for kind in ("gru", "lstm")
+    }
+    report = {"ms": {model: round(value, 1) for model, value in ms.items()}, "ratios": ratios}
+    print(
+        json.dumps({**report, "bptt": bptt, "batch_size": batch_size, "machine": device.describe_machine()}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    main()

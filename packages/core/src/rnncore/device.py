@@ -1,0 +1,143 @@
+"""Device choice, threads, seeds, random states, mixed precision, and a description of the machine."""
+
+import contextlib
+import os
+import platform
+import random
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rnncore.errors import UserError
+
+
+def choose(device: str, *, cuda: bool | None = None) -> torch.device:
+    """The device that ``--device`` and ``--cuda`` ask for.
+
+    Args:
+        device: ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        cuda: the ``--cuda`` switch. True asks for a GPU, and matters only when ``device`` is ``auto``; False and None
+            mean that it was not given.
+
+    Raises:
+        UserError: an unknown name, a GPU that is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if cuda:
+            raise UserError(f"--cuda asks for a GPU, but {_why_no_gpu()}; use --device cpu")
+        return torch.device("cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if match is None:
+        raise UserError(f"--device takes auto, cpu, cuda or cuda:N, not {device!r}")
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {device} asks for a GPU, but {_why_no_gpu()}; use --device cpu")
+    count = torch.cuda.device_count()
+    if match[1] is not None and int(match[1]) >= count:
+        raise UserError(f"--device {device} does not exist: this machine has cuda:0 to cuda:{count - 1}")
+    return torch.device(device)
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many CPU threads; None leaves its choice. Raises UserError below 1."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise UserError(f"--threads must be at least 1, not {threads}")
+    torch.set_num_threads(threads)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's global and torch's generators (all devices). Raises UserError outside 0 .. 2**32 - 1."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must lie between 0 and {2**32 - 1}, not {seed}")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (other libraries draw from the global generator)
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The states of Python's, numpy's global and torch's generators, and of ``device`` when it is a GPU.
+
+    Tensors and numbers only, so that a checkpoint can hold it.
+    """
+    version, words, gauss = random.getstate()
+    numpy_name, numpy_words, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    state: dict[str, Any] = {
+        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+        "numpy": {
+            "name": str(numpy_name),
+            "words": torch.from_numpy(np.asarray(numpy_words).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_rng(state: dict[str, Any], device: torch.device | None = None) -> None:
+    """Put back what :func:`rng_state` took.
+
+    The state of a GPU goes to ``device`` (None: the current one), and is left out on a machine without one.
+    """
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    words = numpy["words"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(  # noqa: NPY002
+        (numpy["name"], words, numpy["position"], numpy["has_gauss"], numpy["cached"])
+    )
+    torch.set_rng_state(state["torch"].cpu())
+    on_gpu = torch.cuda.is_available() and (device is None or device.type == "cuda")
+    if "cuda" in state and on_gpu:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device if device is not None else "cuda")
+
+
+def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[object]:
+    """The context of ``--amp``: ``bf16`` computes products in bfloat16, None changes nothing. UserError otherwise."""
+    if amp is None:
+        return contextlib.nullcontext()
+    if amp != "bf16":
+        raise UserError(f"--amp takes bf16, not {amp!r}")
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def describe_machine() -> dict[str, str | int]:
+    """What a measurement depends on: CPU, cores this process may use, torch's threads, versions, GPU (when there)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    machine: dict[str, str | int] = {
+        "cpu": _cpu_model(),
+        "cores": len(affinity(0)) if affinity is not None else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        return "this torch is built for the CPU only"
+    return "torch finds none on this machine"
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

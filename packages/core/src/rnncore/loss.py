@@ -1,0 +1,133 @@
+"""Softmax cross entropy over a vocabulary, without ever holding all logits.
+
+The rows are decoded some at a time; with the loss of a block its gradients are taken at once, so that a block of
+logits, turned in place into their gradient, is all that exists.
+
+Shapes: N rows (time steps times batch), E features, V vocabulary.
+"""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Most logits of one block, 32 MiB in float32.
+BLOCK = 2**23
+
+
+def cross_entropy_sum(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The sum over rows of -log softmax(hidden weight^T + bias)[target], in nats; no gradient.
+
+    Args:
+        hidden: ``[N, E]``.
+        weight: ``[V, E]``.
+        bias: ``[V]``.
+        targets: int64 ``[N]``.
+        dtype: What the product is computed in (bfloat16 under mixed precision); ``hidden``'s own when absent.
+    """
+    total = hidden.new_zeros(())
+    with torch.no_grad():
+        factor = _factor(weight, dtype)
+        for rows in _blocks(hidden, weight):
+            logits = _logits(hidden[rows], factor, bias)
+            total += F.cross_entropy(logits, targets[rows], reduction="sum")
+    return total
+
+
+@torch.no_grad()
+def cross_entropy_and_gradient(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scale: float,
+    grad_weight: Tensor,
+    grad_bias: Tensor | None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`cross_entropy_sum` and the gradient of ``scale`` times it.
+
+    Args:
+        hidden, weight, bias, targets, dtype: As for `cross_entropy_sum`.
+        scale: Factor of all gradients, 1/N for the mean.
+        grad_weight: ``[V, E]``, the weight's gradient is added to it.
+        grad_bias: ``[V]``, likewise.
+
+    Returns:
+        The sum (not scaled), and the gradient by ``hidden``, ``[N, E]``.
+    """
+    total, grad_hidden = hidden.new_zeros(()), torch.empty_like(hidden)
+    factor = _factor(weight, dtype)
+    for rows in _blocks(hidden, weight):
+        block = hidden[rows]
+        log_p = torch.log_softmax(_logits(block, factor, bias), 1)
+        at_target = torch.arange(len(block), device=block.device), targets[rows]
+        total -= log_p[at_target].sum()
+        gradient = log_p.exp_()
+        gradient[at_target] -= 1
+        if grad_bias is not None:
+            grad_bias.add_(gradient.sum(0), alpha=scale)
+        if dtype is None or dtype == hidden.dtype:
+            torch.mm(gradient, weight, out=grad_hidden[rows])
+            grad_weight.addmm_(gradient.t(), block, alpha=scale)
+        else:
+            gradient = gradient.to(dtype)
+            grad_hidden[rows] = gradient @ factor
+            grad_weight.add_(gradient.t() @ block.to(dtype), alpha=scale)
+    return total, grad_hidden.mul_(scale)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype | None
+    ) -> Tensor:
+        grad_weight = torch.zeros_like(weight)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        total, grad_hidden = cross_entropy_and_gradient(
+            hidden, weight, bias, targets, 1 / len(targets), grad_weight, grad_bias, dtype
+        )
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [None if saved is None else saved * grads[0] for saved in ctx.saved_tensors]
+        return *scaled, None, None
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The mean cross entropy of a linear decoder, in nats, with gradients by ``hidden``, ``weight`` and ``bias``.
+
+    As ``F.cross_entropy(F.linear(hidden, weight, bias), targets)``, in blocks; the gradients are taken with the loss
+    and kept until ``backward``. Arguments as for `cross_entropy_sum`.
+    """
+    if not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))):
+        return cross_entropy_sum(hidden, weight, bias, targets, dtype) / len(targets)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, dtype)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _blocks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    """The fewest blocks of rows of nearly equal size whose logits fit into `BLOCK`."""
+    rows = len(hidden)
+    count = max(1, -(-rows * len(weight) // BLOCK))
+    edges = [rows * k // count for k in range(count + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(edges) if last > first]
+
+
+def _factor(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return weight if dtype is None else weight.to(dtype)
+
+
+def _logits(block: Tensor, factor: Tensor, bias: Tensor | None) -> Tensor:
+    if block.dtype == factor.dtype:
+        return F.linear(block, factor, bias)
+    logits = F.linear(block.to(factor.dtype), factor).to(block.dtype)
+    return logits if bias is None else logits.add_(bias)

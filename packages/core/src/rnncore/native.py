@@ -1,0 +1,98 @@
+"""Builds, caches and loads small C++ operators over ATen; every one of them has an eager path beside it.
+
+A source file registers its operators with ``TORCH_LIBRARY``. It is compiled once per source, torch version and
+processor, with the system's compiler, and kept in the cache folder. Without a compiler, or with ``RNNCORE_NATIVE=0``
+in the environment, callers use their eager path.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import torch
+
+from rnncore.cache_folders import cache_root
+
+logger = logging.getLogger("rnncore")
+
+# Contraction to fused multiply-adds would make a native step differ from its eager oracle in the last bit.
+_FLAGS = (
+    "-O3",
+    "-std=c++20",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-fPIC",
+    "-shared",
+    "-w",
+)
+
+
+@functools.cache
+def load(source: Path) -> bool:
+    """Makes the operators of a C++ source file callable as ``torch.ops.<library>.<operator>``.
+
+    The first call for a source compiles it (some twenty seconds) unless an earlier process did. Two processes may
+    build at once: each compiles under a temporary name and renames the result.
+
+    Args:
+        source: The ``.cpp`` file; headers of its own lie beside it.
+
+    Returns:
+        Whether the operators can be called. A failed build logs one warning.
+    """
+    if os.environ.get("RNNCORE_NATIVE", "1") == "0":
+        return False
+    try:
+        suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".so"
+        library = cache_root() / "native" / f"{source.stem}-{_key(source)}{suffix}"
+        if not library.exists():
+            _build(source, library)
+        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        reason = str(error).strip().splitlines()
+        logger.warning(
+            "no native kernels (%s): the slower eager ones are used; install a C++ compiler, or set RNNCORE_NATIVE=0",
+            reason[-1] if reason else type(error).__name__,
+        )
+        return False
+    return True
+
+
+def _key(source: Path) -> str:
+    """Names a build: what it is made from and for which processor (``-march=native``)."""
+    try:
+        processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
+    parts = (*texts, str(torch.__version__), platform.machine(), processor, " ".join(_FLAGS))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _build(source: Path, library: Path) -> None:
+    logger.info("compiling %s; this happens once", source.name)
+    library.parent.mkdir(parents=True, exist_ok=True)
+    torch_root = Path(torch.__file__).parent
+    include = torch_root / "include"
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        target = Path(folder) / library.name
+        command = [
+            *(os.environ.get("CXX", "c++"), *_FLAGS),
+            *("-isystem", str(include), "-isystem", str(include / "torch" / "csrc" / "api" / "include")),
+            *(str(source), "-o", str(target), f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line] or ["the compiler failed"]
+            raise RuntimeError(errors[0])
+        os.replace(target, library)

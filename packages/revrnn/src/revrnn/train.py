@@ -1,0 +1,250 @@
+"""``revrnn-train``: language models of reversible layers, trained by reversal or not, and their baselines.
+
+The recipe is that of the paper's repository: SGD on windows of random length, the learning rate scaled by the length
+and divided when the validation loss stalls, until it falls below 0.01. The best model is tested.
+
+Shapes: T time steps, B batch.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rnncore import checkpoint, device, report
+from rnncore.asgd import NonMonotone, scaled_lr
+from rnncore.atomic_file import cannot_write
+from rnncore.corpus import Corpus
+from rnncore.cuda_graph import GraphedStep, bucket_length
+from rnncore.datasets import locate
+from rnncore.errors import UserError
+from rnncore.flags import command, to_dict
+from rnncore.interrupts import Interrupt, deferred_interrupt
+from rnncore.memory import keep_freed_memory
+from rnncore.resumption import open_resumed
+from rnncore.run_directory import RunDirectory
+from rnncore.run_log import RunLog
+from rnncore.run_options import describe
+from rnncore.windows import batchify, fixed_windows, random_length, window
+from torch import Tensor
+
+from revrnn.baseline import BaselineLM
+from revrnn.model import ReversibleLM
+from revrnn.options import COMMAND, TrainOptions, build_model
+from revrnn.run_state import DIVERGED, Training, restore, save_best, save_last
+
+VALID_BATCH, TEST_BATCH = 10, 1
+#: Options that a resumed run may change.
+CHANGEABLE = {"data", "epochs", "log_interval", "checkpoint_interval", "cuda", "no_cuda", "save", "save_dir"}
+
+
+@command(
+    TrainOptions,
+    name=COMMAND,
+    examples=[
+        "revrnn-train --model revgru --use_reverse",
+        "revrnn-train --data wt2 --model revlstm --use_reverse --run_dir runs/wt2",
+        "revrnn-train --resume --run_dir runs/wt2",
+    ],
+)
+def main(options: TrainOptions) -> None:
+    """Train a language model of reversible (or plain) GRU or LSTM layers on a text.
+
+    With --use_reverse the hidden states are not stored: they are rebuilt exactly, backward in time, from the last
+    state and a few bits per step, so that memory hardly grows with --bptt. Losses are in nats per token.
+    """
+    run, saved = None, None
+    if options.resume is not None:
+        options, run, saved = open_resumed(options, COMMAND, CHANGEABLE)
+    keep_freed_memory()
+    device.set_threads(options.threads)
+    place = device.choose("cpu" if options.no_cuda and options.device == "auto" else options.device, cuda=options.cuda)
+    device.seed_everything(options.seed)
+    corpus = Corpus.load(locate(options.data), level=options.level)
+    if saved is not None and list(corpus.vocabulary.tokens) != saved["vocabulary"]:
+        raise UserError(f"{options.data} has another vocabulary than the run to resume; give its --data")
+    model = build_model(options, len(corpus.vocabulary)).to(place)
+    columns = {"train": options.batch_size, "valid": VALID_BATCH, "test": TEST_BATCH}
+    texts = {split: _columns(corpus, split, size, place) for split, size in columns.items()}
+    if options.dry_run:
+        print(describe(options, model), end="")
+        return
+    if run is None:
+        run = _new_run(options, corpus)
+    with RunLog(
+        run,
+        unit="bpc" if options.level == "character" else "ppl",
+        log_interval=options.log_interval,
+        total_steps=options.max_steps or None,
+    ) as log:
+        training = _prepare(options, place, corpus, texts, model, run, log)
+        if saved is None:
+            log.say(f"{options.model} on {options.data}: {len(corpus.vocabulary):,} types, run directory {run.path}")
+        else:
+            restore(training, saved)
+        with deferred_interrupt() as interrupt:
+            _train(training, interrupt)
+        if interrupt:
+            log.say(f"stopped; to go on: {COMMAND} --resume {run.path}")
+        else:
+            _finish(training)
+    if interrupt:
+        raise SystemExit(130)
+
+
+def _train(training: Training, interrupt: Interrupt) -> None:
+    """The epochs: train, validate, keep the best model, divide the rate when the loss stalls."""
+    options, log, optimizer, text = training.options, training.log, training.optimizer, training.texts["train"]
+    rows = len(text) - 1
+    while not (training.finished or interrupt):
+        log.epoch(training.epoch, rows * options.batch_size, done=training.row * options.batch_size)
+        training.model.train()
+        stop = training.out_of_steps
+        while training.row < rows and not stop:
+            length = min(random_length(options.bptt, training.lengths), rows - training.row)
+            if training.graph is not None:
+                length = bucket_length(length, 5, 5)
+            inputs, targets = window(text, training.row, length)
+            with scaled_lr(optimizer, length / options.bptt), _numbered(training):
+                loss, extra = _step(training, inputs, targets)
+            training.row += length
+            log.step(loss, inputs.numel(), extra=extra)
+            stop = bool(interrupt) or training.out_of_steps
+            if stop or log.global_step % options.checkpoint_interval == 0:
+                with log.outside_step():
+                    save_last(training)
+        if interrupt and training.row < rows:
+            return
+        with log.outside_step():
+            valid_loss = evaluate(training.model, training.texts["valid"], options.bptt, options.amp)
+            log.evaluated("valid", valid_loss)
+            if valid_loss < training.best:
+                training.best = valid_loss
+                save_best(training)
+            if training.row < rows:  # stopped on the way: the epoch goes on from what was saved above
+                return
+            if training.trigger.update(valid_loss):
+                optimizer.param_groups[0]["lr"] /= options.learning_rate_decay
+                training.trigger.history.clear()  # what came before the new rate says nothing about it
+                log.say(f"the validation loss stalls: learning rate {training.rate:g}")
+            training.epoch, training.row = training.epoch + 1, 0
+            training.state = training.model.initial_state(options.batch_size)
+            save_last(training)
+
+
+def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """One optimizer step on a window ``[T, B]``: the loss, and numbers for the log when a line is due."""
+    options, model, due = training.options, training.model, training.log.due
+    training.optimizer.zero_grad()
+    extra = {"lr": training.rate * options.bptt / len(inputs)} if due else {}
+    with device.autocast(training.device, options.amp):
+        if training.graph is not None:
+            loss, training.state = training.graph(inputs, targets, training.state)
+        elif isinstance(model, BaselineLM):
+            loss, training.state = model.loss(inputs, targets, training.state)
+        else:
+            run = model.loss_and_backward if options.use_reverse else partial(model.loss, buffered=options.use_buffers)
+            counted = due and (options.use_reverse or options.use_buffers)
+            loss, training.state, bits = run(inputs, targets, training.state, count_bits=counted)
+            if bits is not None:
+                extra |= {"actual_ratio": bits.normal / bits.used, "optimal_ratio": bits.normal / bits.optimal}
+    if training.graph is None and not options.use_reverse:
+        loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+    loss = loss.detach()
+    if training.device.type == "cpu" and not math.isfinite(norm):  # a GPU is asked when a line of the log is due
+        numbers = f"the loss is {float(loss)} and the norm of its gradient {float(norm)}"
+        raise UserError(f"{numbers}; use a smaller --lr or --clip")
+    training.optimizer.step()
+    return loss, extra
+
+
+@contextmanager
+def _numbered(training: Training) -> Iterator[None]:
+    """Adds the number of the step to what went wrong in it."""
+    try:
+        yield
+    except UserError as error:
+        reason = DIVERGED if training.diverged else error.message
+        kept = "; the last checkpoint is from before it" if training.run.last.exists() else ""
+        raise UserError(f"stopped at step {training.log.global_step + 1}: {reason}{kept}") from error
+
+
+def evaluate(model: ReversibleLM | BaselineLM, text: Tensor, length: int, amp: str | None = None) -> float:
+    """The mean loss of a text ``[T, B]``, in nats per token, over all its targets; the state is carried through."""
+    training, total = model.training, torch.zeros((), device=text.device, dtype=torch.float64)
+    model.eval()
+    state: Any = model.initial_state(text.shape[1])
+    with device.autocast(text.device, amp):
+        for start, steps in fixed_windows(len(text), length):
+            loss, state = model.loss_sum(*window(text, start, steps), state)
+            total += loss
+    model.train(training)
+    return float(total) / ((len(text) - 1) * text.shape[1])
+
+
+def _finish(training: Training) -> None:
+    """Tests the best model and draws the curves."""
+    log, run = training.log, training.run
+    if run.best.exists():
+        training.model.load_state_dict(checkpoint.load(run.best, kind=COMMAND)["model"])
+    log.evaluated("test", evaluate(training.model, training.texts["test"], training.options.bptt, training.options.amp))
+    log.end()
+    picture = run.path / "report.png"
+    report.plot([run.path], picture)
+    log.say(f"run directory {run.path} | curves {picture} | text: revrnn-generate --run_dir {run.path}")
+
+
+def _columns(corpus: Corpus, split: str, count: int, place: torch.device) -> Tensor:
+    ids = corpus.tensor(split)
+    if len(ids) < 2 * count:
+        way_out = "use a smaller --batch_size" if split == "train" else "use a longer text"
+        raise UserError(f"{split}.txt has {len(ids)} tokens, but {count} columns need {2 * count}; {way_out}")
+    return batchify(ids, count, place)
+
+
+def _new_run(options: TrainOptions, corpus: Corpus) -> RunDirectory:
+    path = options.run_dir
+    if path is None and options.save:
+        path = Path(options.save_dir) / time.strftime("%Y-%m-%d_%H-%M-%S")
+    run = RunDirectory.create(path, command=COMMAND, config=to_dict(options))
+    try:
+        corpus.vocabulary.save(run.vocabulary)
+    except OSError as error:
+        raise cannot_write(run.vocabulary, error) from error
+    return run
+
+
+def _prepare(
+    options: TrainOptions,
+    place: torch.device,
+    corpus: Corpus,
+    texts: dict[str, Tensor],
+    model: ReversibleLM | BaselineLM,
+    run: RunDirectory,
+    log: RunLog,
+) -> Training:
+    graph = None
+    if options.cuda_graph and place.type == "cuda" and isinstance(model, ReversibleLM) and options.use_reverse:
+        reversible = model
+        graph = GraphedStep(lambda *window: tuple(reversible.loss_and_backward(*window))[:2], model.parameters())
+    rate, decay = options.learning_rate, options.weight_decay
+    return Training(
+        options=options,
+        device=place,
+        vocabulary=corpus.vocabulary,
+        texts=texts,
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay),
+        trigger=NonMonotone(options.nonmono),
+        lengths=np.random.default_rng(options.seed),
+        run=run,
+        log=log,
+        state=model.initial_state(options.batch_size),
+        graph=graph,
+    )

@@ -1,0 +1,135 @@
+"""Device choice, threads, seeds and random states, mixed precision, the description of the machine."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rnncore import checkpoint, device
+from rnncore.errors import UserError
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "cuda", "expected"),
+    [
+        (0, "auto", None, "cpu"),
+        (0, "auto", False, "cpu"),
+        (2, "auto", None, "cuda"),
+        (2, "auto", False, "cuda"),
+        (2, "auto", True, "cuda"),
+        (0, "cpu", True, "cpu"),
+        (2, "cpu", True, "cpu"),
+        (2, "cuda", None, "cuda"),
+        (2, "cuda:1", False, "cuda:1"),
+    ],
+)
+def test_choice(monkeypatch: pytest.MonkeyPatch, gpus: int, name: str, cuda: bool | None, expected: str) -> None:
+    pretend(monkeypatch, gpus=gpus)
+    assert device.choose(name, cuda=cuda) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "cuda", "message"),
+    [
+        (0, "auto", True, r"--cuda asks for a GPU, but .+; use --device cpu"),
+        (0, "cuda", None, r"--device cuda asks for a GPU, but .+; use --device cpu"),
+        (0, "cuda:7", None, r"--device cuda:7 asks for a GPU, but .+; use --device cpu"),
+        (2, "cuda:2", None, r"--device cuda:2 does not exist: this machine has cuda:0 to cuda:1"),
+        (2, "gpu", None, r"--device takes auto, cpu, cuda or cuda:N, not 'gpu'"),
+        (2, "cuda:x", None, r"--device takes auto, cpu, cuda or cuda:N, not 'cuda:x'"),
+        (2, "", None, r"--device takes auto, cpu, cuda or cuda:N, not ''"),
+    ],
+)
+def test_choice_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, name: str, cuda: bool | None, message: str
+) -> None:
+    pretend(monkeypatch, gpus=gpus)
+    with pytest.raises(UserError, match=f"^{message}$"):
+        device.choose(name, cuda=cuda)
+
+
+def test_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        device.set_threads(before + 1)
+        assert torch.get_num_threads() == before + 1
+        device.set_threads(None)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(UserError, match="--threads must be at least 1, not 0"):
+        device.set_threads(0)
+
+
+def draw() -> list[float]:
+    legacy = [np.random.standard_normal(), np.random.random()]  # noqa: NPY002
+    return [random.random(), random.gauss(0, 1), *legacy, torch.rand(()).item(), torch.randn(()).item()]
+
+
+def test_same_seed_same_draws() -> None:
+    device.seed_everything(7)
+    first = draw()
+    device.seed_everything(7)
+    assert draw() == first
+    device.seed_everything(8)
+    assert all(one != other for one, other in zip(draw(), first, strict=True))
+    for seed in (-1, 2**32):
+        with pytest.raises(UserError, match=f"--seed must lie between 0 and 4294967295, not {seed}"):
+            device.seed_everything(seed)
+
+
+def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:
+    device.seed_everything(7)
+    draw()  # one Gaussian of a pair is left over in Python's and numpy's generators
+    checkpoint.save(tmp_path / "last.pt", {"rng": checkpoint.rng_state(torch.device("cpu"))})
+    expected = [draw() for _ in range(3)]
+    device.seed_everything(1)
+    checkpoint.restore_rng(checkpoint.load(tmp_path / "last.pt")["rng"])
+    assert [draw() for _ in range(3)] == expected
+
+
+def test_random_state_of_a_gpu_is_left_out_without_one() -> None:
+    state = device.rng_state(torch.device("cpu"))
+    device.restore_rng({**state, "cuda": torch.zeros(16, dtype=torch.uint8)}, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), state["torch"])
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_random_state_of_a_gpu(tmp_path: Path) -> None:
+    gpu = torch.device("cuda")
+    device.seed_everything(7)
+    checkpoint.save(tmp_path / "last.pt", {"rng": device.rng_state(gpu)})
+    expected = torch.rand(5, device=gpu)
+    device.restore_rng(checkpoint.load(tmp_path / "last.pt", map_location="cuda")["rng"], gpu)
+    assert torch.equal(torch.rand(5, device=gpu), expected)
+
+
+def test_autocast() -> None:
+    left = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    cpu = torch.device("cpu")
+    with device.autocast(cpu, "bf16"):
+        product = left @ left.T
+    assert torch.equal(product, left.bfloat16() @ left.bfloat16().T)
+    assert product.dtype == torch.bfloat16
+    with device.autocast(cpu, None):
+        assert (left @ left.T).dtype == torch.float32
+    with pytest.raises(UserError, match="--amp takes bf16, not 'fp16'"):
+        device.autocast(cpu, "fp16")
+
+
+def test_machine() -> None:
+    machine = device.describe_machine()
+    assert machine["torch"] == torch.__version__
+    assert machine["threads"] == torch.get_num_threads()
+    assert int(machine["cores"]) >= 1
+    assert str(machine["cpu"]).strip()
+    assert ("gpu" in machine) == torch.cuda.is_available()

@@ -1,0 +1,177 @@
+"""Building and loading C++ operators: one build per content, one warning when there is none, two processes at once."""
+
+import ctypes
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rnncore import native
+
+COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+SOURCE = 'extern "C" int answer() { return 42; }\n'
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RNNCORE_NATIVE", raising=False)
+
+
+@pytest.fixture
+def compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with one line for each run of the compiler."""
+    log = tmp_path / "compilations"
+    log.touch()
+    script = tmp_path / "counting-compiler"
+    script.write_text(f'#!/bin/sh\necho run >> "{log}"\nexec "{COMPILER}" "$@"\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(script))
+    return log
+
+
+def source_file(folder: Path, text: str = SOURCE) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "kernels.cpp"
+    path.write_text(text)
+    return path
+
+
+def built(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "native").iterdir())
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@needs_compiler
+def test_a_source_becomes_a_library(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert native.load(source_file(tmp_path / "a"))
+    (library,) = built(tmp_path)
+    assert ctypes.CDLL(str(library)).answer() == 42
+    assert warnings(caplog) == []
+
+
+@needs_compiler
+def test_the_same_content_is_compiled_once(tmp_path: Path, compilations: Path) -> None:
+    first, second = source_file(tmp_path / "a"), source_file(tmp_path / "b")
+    assert native.load(first)
+    assert native.load(first)
+    assert native.load(second)
+    assert compilations.read_text() == "run\n"
+    assert len(built(tmp_path)) == 1
+
+
+@needs_compiler
+def test_other_content_is_compiled_anew(tmp_path: Path, compilations: Path) -> None:
+    assert native.load(source_file(tmp_path / "a"))
+    assert native.load(source_file(tmp_path / "b", SOURCE.replace("42", "43")))
+    assert compilations.read_text() == "run\nrun\n"
+    assert sorted(ctypes.CDLL(str(library)).answer() for library in built(tmp_path)) == [42, 43]
+
+
+@needs_compiler
+def test_headers_beside_the_source_are_part_of_the_content(tmp_path: Path, compilations: Path) -> None:
+    text = '#include "answer.h"\nextern "C" int answer() { return ANSWER; }\n'
+    for folder, number in (("a", 42), ("b", 43), ("c", 42)):
+        source = source_file(tmp_path / folder, text)
+        (tmp_path / folder / "answer.h").write_text(f"#define ANSWER {number}\n")
+        assert native.load(source)
+    assert compilations.read_text() == "run\nrun\n"
+    assert sorted(ctypes.CDLL(str(library)).answer() for library in built(tmp_path)) == [42, 43]
+
+
+@needs_compiler
+def test_another_torch_or_processor_is_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_file(tmp_path / "a")
+    keys = {native._key(source)}
+    monkeypatch.setattr(native.torch, "__version__", "1.0.0")
+    keys.add(native._key(source))
+    monkeypatch.setattr(native.platform, "machine", lambda: "vax")
+    keys.add(native._key(source))
+    assert len(keys) == 3
+
+
+def test_a_missing_compiler_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    source = source_file(tmp_path / "a")
+    assert not native.load(source)
+    assert not native.load(source)
+    (message,) = warnings(caplog)
+    assert "no-such-compiler" in message
+    assert "install a C++ compiler, or set RNNCORE_NATIVE=0" in message
+    assert "\n" not in message
+
+
+@needs_compiler
+def test_a_failing_build_is_one_warning_and_leaves_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = source_file(tmp_path / "a", "int broken( {\n")
+    assert not native.load(source)
+    assert not native.load(source)
+    (message,) = warnings(caplog)
+    assert "error" in message
+    assert "\n" not in message
+    assert built(tmp_path) == []
+
+
+def test_a_cache_folder_that_cannot_be_made_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RNNCORE_CACHE", str(tmp_path / "file"))
+    assert not native.load(source_file(tmp_path / "a"))
+    assert len(warnings(caplog)) == 1
+
+
+@needs_compiler
+def test_a_damaged_library_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert native.load(source_file(tmp_path / "a"))
+    (library,) = built(tmp_path)
+    monkeypatch.setenv("RNNCORE_CACHE", str(tmp_path / "other"))
+    damaged = tmp_path / "other" / "native" / library.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"not a library")
+    assert not native.load(source_file(tmp_path / "b"))
+    assert len(warnings(caplog)) == 1
+
+
+@needs_compiler
+def test_switched_off_nothing_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RNNCORE_NATIVE", "0")
+    assert not native.load(source_file(tmp_path / "a"))
+    assert not (tmp_path / "cache").exists()
+    assert warnings(caplog) == []
+
+
+@needs_compiler
+def test_two_processes_build_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler of each waits until the other's runs too, so that both write the same library."""
+    script, marks = tmp_path / "waiting-compiler", tmp_path / "marks"
+    marks.mkdir()
+    script.write_text(
+        f'#!/bin/sh\ntouch "{marks}/$$"\nn=0\n'
+        f'while [ $(ls "{marks}" | wc -l) -lt 2 ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n+1)); done\n'
+        f'exec "{COMPILER}" "$@"\n'
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(script))
+    source = source_file(tmp_path / "a")
+    code = f"from pathlib import Path; from rnncore import native; assert native.load(Path({str(source)!r}))"
+    processes = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert len(list(marks.iterdir())) == 2
+    (library,) = built(tmp_path)
+    assert ctypes.CDLL(str(library)).answer() == 42

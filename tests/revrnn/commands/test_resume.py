@@ -1,0 +1,228 @@
+"""A run that was killed or stopped goes on as if nothing had happened, to the bit."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from revrnn import train as train_module
+from revrnn.train import main
+from rnncore.metrics_file import read_metrics
+from rnncore.run_log import RunLog
+from torch import Tensor
+
+Train = Callable[..., Path]
+Refused = Callable[..., str]
+
+TIMES = {"ms", "tokens_per_s", "seconds", "peak_rss_mb"}
+MODELS = {"revgru": ["--use_reverse"], "lstm": ["--model", "lstm"]}
+FOUR_EPOCHS = ["--epochs", "4", "--checkpoint_interval", "7"]
+
+KILLED = """
+import os, signal, sys
+from revrnn.train import main
+from rnncore.run_log import RunLog
+
+step, fatal = RunLog.step, int(sys.argv.pop(1))
+def counted(log, *args, **kwargs):
+    step(log, *args, **kwargs)
+    if log.global_step == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+RunLog.step = counted
+main()
+"""
+
+
+def rows_of(run: Path, *events: str) -> list[dict[str, Any]]:
+    """The metrics, times apart."""
+    rows = read_metrics(run / "metrics.jsonl")
+    chosen = [row for row in rows if not events or row["event"] in events]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in chosen]
+
+
+def resume(*words: str) -> None:
+    main(["--resume", *words], standalone_mode=False)
+
+
+def middle(run: Path) -> int:
+    """A step in the middle of the third epoch, past a checkpoint of that epoch, at which none is written."""
+    ends = [row["step"] for row in rows_of(run, "valid")]
+    step = (ends[1] + ends[2]) // 2
+    found = next(number for number in range(step, ends[2]) if number % 7 == 3)
+    assert ends[1] < found - 3 < ends[2]
+    return found
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def undisturbed(request: pytest.FixtureRequest, train: Train) -> tuple[Path, list[str]]:
+    """A run of four epochs, and its model's flags."""
+    words = MODELS[request.param]
+    return train(*words, *FOUR_EPOCHS), words
+
+
+def test_killed_run_goes_on_to_the_bit(undisturbed: tuple[Path, list[str]], arguments: list[str]) -> None:
+    whole, words = undisturbed
+    fatal, run = middle(whole), Path(f"killed-{whole.name}")
+    command = [sys.executable, "-c", KILLED, str(fatal), *arguments, *words, *FOUR_EPOCHS, "--run_dir", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    cut_off = rows_of(run)
+    assert [row["epoch"] for row in cut_off if row["event"] == "valid"] == [1, 2]
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"event": "st')  # what a kill in the middle of a line leaves
+    resume(str(run))
+    (resumed_at,) = re.findall(r"resumed at epoch 3, step (\d+)", (run / "log.txt").read_text())
+    assert int(resumed_at) == fatal - 3
+    assert rows_of(run) == rows_of(whole)
+    assert rows_of(run)[: len(cut_off)] == cut_off
+
+
+def at_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object]) -> None:
+    """Do something right after a step."""
+    step = RunLog.step
+
+    def counted(log: RunLog, loss: Tensor, tokens: int, *, extra: Any = None) -> None:
+        step(log, loss, tokens, extra=extra)
+        if log.global_step == number:
+            action()
+
+    patch.setattr(RunLog, "step", counted)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_interrupted_run_saves_and_goes_on_to_the_bit(
+    undisturbed: tuple[Path, list[str]],
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, words = undisturbed
+    run, fatal = Path(f"interrupted-{whole.name}"), middle(whole)
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        at_step(patch, fatal, interrupt)
+        with pytest.raises(SystemExit) as stopped:
+            train(*words, *FOUR_EPOCHS, "--run_dir", str(run))
+    assert stopped.value.code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    out, err = capsys.readouterr()
+    assert f"to go on: revrnn-train --resume {run}" in out
+    assert err == ""
+    assert rows_of(run)[-1]["event"] == "step"
+    resume(str(run))
+    assert f"resumed at epoch 3, step {fatal}" in capsys.readouterr().out
+    assert rows_of(run) == rows_of(whole)
+
+
+def test_interrupt_while_validating_ends_the_epoch(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train("--model", "gru", "--epochs", "2")
+    real = train_module.evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "evaluate", lambda *words: (interrupt(), real(*words))[1])
+        with pytest.raises(SystemExit):
+            train("--model", "gru", "--epochs", "2", "--run_dir", "validating")
+    assert rows_of(Path("validating"))[-1] == rows_of(whole, "valid")[0]
+    resume("validating")
+    assert rows_of(Path("validating")) == rows_of(whole)
+
+
+@pytest.mark.parametrize("steps", [8, 30])
+def test_max_steps_can_be_raised(steps: int, undisturbed: tuple[Path, list[str]], train: Train) -> None:
+    whole, words = undisturbed
+    run = train(*words, *FOUR_EPOCHS, "--max_steps", str(steps))
+    assert rows_of(run, "valid", "test")[-1]["step"] == steps
+    resume(str(run), "--max_steps", str(steps + 4))
+    assert rows_of(run, "valid", "test")[-1]["step"] == steps + 4
+    told, expected = (
+        [row for row in rows_of(each, "step", "valid") if row["step"] < steps + 4] for each in (run, whole)
+    )
+    assert told == expected
+    resume(str(run))  # without a limit: to the end
+    assert rows_of(run) == rows_of(whole)
+
+
+def test_more_epochs_can_be_asked_for(undisturbed: tuple[Path, list[str]], train: Train) -> None:
+    whole, words = undisturbed
+    run = train(*words, "--epochs", "2", "--checkpoint_interval", "7")
+    resume(str(run), "--epochs", "4")
+    assert rows_of(run) == rows_of(whole)
+
+
+def test_a_run_that_is_complete_is_tested_again(train: Train) -> None:
+    run = train("--model", "gru", "--epochs", "1")
+    before = rows_of(run)
+    resume(str(run))
+    assert rows_of(run) == before
+
+
+@pytest.fixture(scope="module")
+def stopped(train: Train) -> Path:
+    """A run that has done five steps of its first epoch."""
+    return train("--model", "gru", "--epochs", "1", "--max_steps", "5", "--checkpoint_interval", "2")
+
+
+@pytest.mark.parametrize("place", ["directory", "last.pt", "last.previous.pt", "run_dir", "newest"])
+def test_a_run_is_found(place: str, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "revrnn-train" / "copy"
+    run.mkdir(parents=True)
+    for file in stopped.iterdir():
+        if file.is_file():
+            (run / file.name).write_bytes(file.read_bytes())
+    words = {"directory": [str(run)], "run_dir": ["--run_dir", str(run)], "newest": []}
+    resume(*words.get(place, [str(run / place)]), "--max_steps", "6")
+    assert rows_of(run, "test")[-1]["step"] == 6
+    first = {"last.previous.pt": 4}.get(place, 5)
+    assert f"resumed at epoch 1, step {first}" in (run / "log.txt").read_text()
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--emb_size", "32"], "was begun with --emb_size 16, not 32"),
+        (["--model", "lstm"], "was begun with --model gru, not lstm"),
+        (["--seed", "2"], "was begun with --seed 1111, not 2"),
+        (["--amp", "bf16"], "was begun with --amp None, not bf16"),
+        (["--run_dir", "elsewhere"], "leave --run_dir elsewhere out"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused(
+    words: list[str], expected: str, stopped: Path, refused: Refused
+) -> None:
+    before = contents(stopped)
+    assert expected in refused("--resume", str(stopped), *words)
+    assert contents(stopped) == before
+
+
+def test_data_may_move_but_not_change(stopped: Path, corpus: Path, tmp_path: Path, refused: Refused) -> None:
+    copy = tmp_path / "moved"
+    copy.mkdir()
+    for file in corpus.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    resume(str(stopped), "--data", str(copy), "--max_steps", "5")
+    (copy / "train.txt").write_text("other words " * 50)
+    line = refused("--resume", str(stopped), "--data", str(copy))
+    assert "another vocabulary than the run to resume" in line
+
+
+def test_best_model_alone_cannot_be_resumed(stopped: Path, refused: Refused) -> None:
+    line = refused("--resume", str(stopped / "best.pt"))
+    assert "best.pt is a model without the state of its training; resume from" in line
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty", "nowhere/last.pt"])
+def test_no_run_to_resume(place: str, refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no run to resume" in refused("--resume", str(tmp_path / place))
