@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import torch
@@ -47,8 +48,9 @@ def make_step(model: str, ids: torch.Tensor, place: torch.device, amp: str | Non
 @click.option("--bptt", default=70, help="Window length.")
 @click.option("--batch_size", default=20, help="Batch size.")
 @click.option("--device", "name", default="auto", help="auto, cpu or cuda.")
+@click.option("--output", type=click.Path(path_type=Path), help="A file for the JSON, besides the console.")
 @click.option("--quick", is_flag=True, help="Three steps of windows of ten.")
-def main(steps: int, bptt: int, batch_size: int, name: str, quick: bool) -> None:
+def main(steps: int, bptt: int, batch_size: int, name: str, output: Path | None, quick: bool) -> None:
     """Print medians and ratios as JSON."""
     keep_freed_memory()
     steps, bptt = (3, 10) if quick else (steps, bptt)
@@ -71,10 +73,13 @@ def main(steps: int, bptt: int, batch_size: int, name: str, quick: bool) -> None
         for suffix in ("", " bf16")
         for kind in ("gru", "lstm")
     }
-    report = {"ms": {model: round(value, 1) for model, value in ms.items()}, "ratios": ratios}
-    print(
-        json.dumps({**report, "bptt": bptt, "batch_size": batch_size, "machine": device.describe_machine()}, indent=1)
-    )
+    medians = {model: round(value, 1) for model, value in ms.items()}
+    report: dict[str, object] = {"ms": medians, "ratios": ratios}
+    report |= {"bptt": bptt, "batch_size": batch_size, "machine": device.describe_machine()}
+    text = json.dumps(report, indent=1)
+    print(text)
+    if output is not None:
+        output.write_text(text + "\n")
 
 
 if __name__ == "__main__":

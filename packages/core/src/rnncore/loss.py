@@ -64,10 +64,12 @@ def cross_entropy_and_gradient(
     factor = _factor(weight, dtype)
     for rows in _blocks(hidden, weight):
         block = hidden[rows]
-        log_p = torch.log_softmax(_logits(block, factor, bias), 1)
+        logits = _logits(block, factor, bias)
         at_target = torch.arange(len(block), device=block.device), targets[rows]
-        total -= log_p[at_target].sum()
-        gradient = log_p.exp_()
+        (top, likeliest), picked = logits.max(1), logits[at_target]
+        gradient = torch.softmax(logits, 1)
+        # log sum exp, by the largest probability: that is at least 1/V, so its logarithm is exact where others are not.
+        total += (top - gradient.gather(1, likeliest[:, None]).squeeze(1).log() - picked).sum()
         gradient[at_target] -= 1
         if grad_bias is not None:
             grad_bias.add_(gradient.sum(0), alpha=scale)

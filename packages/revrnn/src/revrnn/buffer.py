@@ -24,7 +24,7 @@ class InformationBuffer:
 
     def __init__(self, batch_size: int, units: int, *, max_forget: float, device: torch.device | str = "cpu") -> None:
         """An empty buffer for ``[batch_size, units]`` numbers whose forget gates are at least ``1 - max_forget``."""
-        self._empty = list(torch.zeros(1, batch_size, units, dtype=torch.int64, device=device))
+        self._empty: list[Tensor] = list(torch.zeros(1, batch_size, units, dtype=torch.int64, device=device))
         self.word = self._empty.pop()
         self.fullest = 0
         self._full: list[Tensor] = []
