@@ -43,7 +43,7 @@ def multiply(h: Tensor, z: Tensor, word: Tensor | None) -> tuple[Tensor, Tensor 
     Args:
         h: int32 ``[B, G]``.
         z: int64 ``[B, G]`` from `forget_to_fixed`.
-        word: int64 ``[B, G]``, each at most 2**53; without it the low bits are lost.
+        word: int64 ``[B, G]``, each below 2**53; without it the low bits are lost.
 
     Returns:
         The products, int64 ``[B, G]``, so that the caller can see whether they leave the range, and the new word.

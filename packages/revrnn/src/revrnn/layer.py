@@ -41,7 +41,8 @@ class _ReversibleRNN(nn.Module):
             bias: Whether gates have a bias.
             batch_first: Whether input and output are ``[B, T, .]``.
             dropout: Of the outputs of every layer but the last, one mask for all time steps.
-            reversible: Whether states are rebuilt for the gradient (little memory) or stored (less time).
+            reversible: Whether states are rebuilt for the gradient (little memory) or stored (less time). Stored states
+                have no buffers, and so differ in their low bits.
             max_forget: In (0, 1]; at most log2(1/(1 - max_forget)) bits are forgotten per unit and step.
             slice_dim: How many first units of the last layer are saved at each step instead of buffered.
 
