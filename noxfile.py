@@ -23,7 +23,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 # A reversible GRU on the embedded corpus, sized for about two minutes on two cores.
 DEMO = (
     *("--data", "pydoc", "--model", "revgru", "--use_reverse"),
-    *("--emb_size", "256", "--batch_size", "20", "--bptt", "35", "--epochs", "1"),
+    *("--emb_size", "256", "--batch_size", "20", "--bptt", "35", "--epochs", "3"),
 )
 
 

@@ -1,7 +1,7 @@
 """Milliseconds of one training step of each language model on random ids, all in one run, in turn.
 
 One step is zero_grad, forward, backward, clip, SGD, at the sizes of ``revrnn-train`` on Penn Treebank. The ratios
-compare training by reversal with torch's own layers in the same process: ``revgru/gru`` and ``revlstm/lstm``.
+compare training by reversal with torch's own layers, and those with the same model written down plainly.
 """
 
 import json
@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import click
 import torch
@@ -16,14 +17,41 @@ from revrnn.baseline import BaselineLM
 from revrnn.model import ReversibleLM
 from rnncore import device
 from rnncore.memory import keep_freed_memory
+from torch import nn
+from torch.nn import functional as F
 
 VOCABULARY = 10000
 
 
+class PlainLM(nn.Module):
+    """The baseline as one would write it down: masked copies of the weights, all logits, torch's cross entropy."""
+
+    def __init__(self, kind: str, size: int = 650) -> None:
+        super().__init__()
+        self.embedding, self.bias = nn.Embedding(VOCABULARY, size), nn.Parameter(torch.zeros(VOCABULARY))
+        self.rnn = (nn.GRU if kind == "gru" else nn.LSTM)(size, size)
+
+    def initial_state(self, batch_size: int) -> None:
+        """None: zeros."""
+
+    def loss(self, ids: torch.Tensor, targets: torch.Tensor, state: None) -> tuple[torch.Tensor]:
+        """The mean loss of a window, with dropout as in `BaselineLM`."""
+        table = self.embedding.weight
+        x = F.embedding(ids, table * F.dropout(torch.ones_like(table[:, :1]), 0.1))
+        x = x * F.dropout(torch.ones_like(x[:1]), 0.4)
+        dropped = {"weight_hh_l0": F.dropout(self.rnn.weight_hh_l0, 0.5)}
+        x, _ = torch.func.functional_call(self.rnn, dropped, x)
+        x = x * F.dropout(torch.ones_like(x[:1]), 0.4)
+        return (F.cross_entropy(F.linear(x, table, self.bias).flatten(0, 1), targets.flatten()),)
+
+
 def make_step(model: str, ids: torch.Tensor, place: torch.device, amp: str | None) -> Callable[[], None]:
-    """A function that takes one optimizer step of a model: ``gru``, ``revgru`` (stored) or ``revgru-reverse``, ..."""
-    kind = "lstm" if "lstm" in model else "gru"
-    net = ReversibleLM(kind, VOCABULARY) if model.startswith("rev") else BaselineLM(kind, VOCABULARY)
+    """A function that takes one optimizer step: ``gru``, ``gru-plain``, ``revgru`` (stored), ``revgru-reverse``, ..."""
+    kind: Literal["gru", "lstm"] = "lstm" if "lstm" in model else "gru"
+    if model.endswith("-plain"):
+        net: nn.Module = PlainLM(kind)
+    else:
+        net = ReversibleLM(kind, VOCABULARY) if model.startswith("rev") else BaselineLM(kind, VOCABULARY)
     net.to(place).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0, weight_decay=1.2e-6)
     state = net.initial_state(ids.shape[1])
@@ -57,7 +85,7 @@ def main(steps: int, bptt: int, batch_size: int, name: str, output: Path | None,
     place = device.choose(name)
     torch.manual_seed(0)
     ids = torch.randint(0, VOCABULARY, (bptt + 1, batch_size), device=place)
-    models = [m for kind in ("gru", "lstm") for m in (kind, f"rev{kind}", f"rev{kind}-reverse")]
+    models = [m for kind in ("gru", "lstm") for m in (f"{kind}-plain", kind, f"rev{kind}", f"rev{kind}-reverse")]
     runs = {
         m + suffix: make_step(m, ids, place, amp) for suffix, amp in (("", None), (" bf16", "bf16")) for m in models
     }
@@ -68,11 +96,8 @@ def main(steps: int, bptt: int, batch_size: int, name: str, output: Path | None,
             step()
             times[model].append((time.perf_counter() - before) * 1e3)
     ms = {model: statistics.median(samples[2:]) for model, samples in times.items()}
-    ratios = {
-        f"rev{kind}/{kind}{suffix}": round(ms[f"rev{kind}-reverse{suffix}"] / ms[f"{kind}{suffix}"], 3)
-        for suffix in ("", " bf16")
-        for kind in ("gru", "lstm")
-    }
+    pairs = [(f"rev{kind}-reverse", kind) for kind in ("gru", "lstm")] + [("gru", "gru-plain"), ("lstm", "lstm-plain")]
+    ratios = {f"{a}/{b}{s}": round(ms[a + s] / ms[b + s], 3) for s in ("", " bf16") for a, b in pairs}
     medians = {model: round(value, 1) for model, value in ms.items()}
     report: dict[str, object] = {"ms": medians, "ratios": ratios}
     report |= {"bptt": bptt, "batch_size": batch_size, "machine": device.describe_machine()}

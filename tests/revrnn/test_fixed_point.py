@@ -1,12 +1,13 @@
 """Fixed-point numbers against exact arithmetic: Python's integers and fractions."""
 
 import itertools
+import math
 import random
 from fractions import Fraction
 
 import pytest
 import torch
-from revrnn.fixed_point import forget_to_fixed, multiply, to_fixed, to_float, unmultiply
+from revrnn.fixed_point import STATE_LIMIT, forget_to_fixed, multiply, scaled, to_fixed, to_float, unmultiply
 from torch import Tensor
 
 EXTREME_UNITS = [-(2**31), -(2**31) + 1, -(2**31) + 1023, -1025, -1024, -1023, -1, 0, 1, 1023, 1024, 2**31 - 1]
@@ -110,3 +111,9 @@ def test_forget_gates_are_from_1_to_1024(dtype: torch.dtype) -> None:
     gates = forget_to_fixed(z)
     assert gates.dtype == torch.int64
     assert gates.tolist() == [1, 1, 1, 2, 2, 307, 1024, 1024]
+
+
+def test_what_is_no_number_or_out_of_range_stays_out_of_range() -> None:
+    x = torch.tensor([math.nan, math.inf, -math.inf, 1e30, -300.0, 300.0])
+    assert bool((scaled(x).abs() >= STATE_LIMIT).all())
+    assert bool((scaled(torch.tensor([255.9, -255.9])).abs() < 2**31).all())

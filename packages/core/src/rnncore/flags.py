@@ -24,14 +24,12 @@ A bad value is one line ``Error: ...`` that names the flag or the file and key, 
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import click
 from click.core import ParameterSource
 
-from rnncore.atomic_file import cannot_write, replace_file
-from rnncore.config_file import config_text, read_config
+from rnncore.config_file import read_config
 from rnncore.errors import UserError
 from rnncore.flag_help import write_examples, write_flags
 from rnncore.flag_parser import rewrite
@@ -188,14 +186,6 @@ def from_dict(options_class: type[Options], values: Mapping[Any, object], *, sou
     Raises UserError, with ``source`` and the key, for an unknown key and for a value that the flag would not take.
     """
     return _build(options_class, _values_of(flags_of(options_class), values, source=source))
-
-
-def write_config(options: Any, path: Path) -> None:
-    """Write options as a file that ``--config`` reads. Raises UserError if the file cannot be written."""
-    try:
-        replace_file(path, lambda file: file.write(config_text(to_dict(options)).encode()))
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def _values_of(flags: Sequence[Flag], values: Mapping[Any, object], *, source: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import sysconfig
 import tempfile
@@ -55,9 +56,11 @@ def load(source: Path) -> bool:
     try:
         suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".so"
         library = cache_root() / "native" / f"{source.stem}-{_key(source)}{suffix}"
-        if not library.exists():
+        try:
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+        except OSError:  # not built yet, or damaged
             _build(source, library)
-        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = str(error).strip().splitlines()
         logger.warning(
@@ -87,7 +90,7 @@ def _build(source: Path, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         target = Path(folder) / library.name
         command = [
-            *(os.environ.get("CXX", "c++"), *_FLAGS),
+            *(*shlex.split(os.environ.get("CXX", "c++")), *_FLAGS),
             *("-isystem", str(include), "-isystem", str(include / "torch" / "csrc" / "api" / "include")),
             *(str(source), "-o", str(target), f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10"),
         ]

@@ -9,10 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rnncore.atomic_file import cannot_write, replace_file
 from rnncore.checkpoint import predecessor
+from rnncore.config_file import config_text
 from rnncore.device import describe_machine
 from rnncore.errors import UserError
 
@@ -155,7 +154,7 @@ def _write_config(path: Path, command: str, config: dict[str, Any]) -> None:
     machine = ", ".join(f"{name} {value}" for name, value in describe_machine().items())
     command_line = shlex.join(sys.argv).replace("\n", " ")
     header = f"# {command}, rnncore {version('rnncore')}\n# command line: {command_line}\n# machine: {machine}\n"
-    text = header + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    text = header + config_text(config)
     replace_file(path, lambda file: file.write(text.encode()))
 
 

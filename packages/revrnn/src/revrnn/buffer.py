@@ -4,6 +4,7 @@ Shapes: B batch, G units of one group.
 """
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class InformationBuffer:
 @functools.cache
 def uses_per_word(max_forget: float) -> int:
     """How many multiplications an int64 word surely takes when every gate is at least ``1 - max_forget``."""
-    smallest = max(1, round((1 - max_forget) * 2**FORGET_BITS))
+    smallest = max(1, math.floor((1 - max_forget) * 2**FORGET_BITS))
     if smallest >= 2**FORGET_BITS:
         return 2**62  # nothing is ever forgotten
     word = uses = 0

@@ -14,7 +14,7 @@ Forward operators return the largest word (None: not looked up) and the largest 
 import torch
 from torch import Tensor
 
-from revrnn.fixed_point import FORGET_BITS, forget_to_fixed, multiply, to_fixed, to_float, unmultiply
+from revrnn.fixed_point import FORGET_BITS, forget_to_fixed, multiply, scaled, to_float, unmultiply
 
 Reach = tuple[None, Tensor]
 
@@ -194,7 +194,7 @@ def _advance(
         state[:, start:], grown = multiply(h[:, start:], gate[:, start:], word)
         assert grown is not None
         word.copy_(grown if active is None else torch.where(active[:, None], grown, word))
-    state += to_fixed(u + (z - z))  # z - z is 0, or NaN where z is, which takes the unit out of range
+    state += scaled(u + (z - z))  # z - z is 0, or NaN where z is, which takes the unit out of range
     if active is not None:
         state = torch.where(active[:, None], state, h.to(torch.int64))
     value.copy_(to_float(h.copy_(state), value.dtype))
@@ -203,7 +203,7 @@ def _advance(
 
 def _retreat(h: Tensor, z: Tensor, u: Tensor, word: Tensor, start: int, active: Tensor | None, value: Tensor) -> None:
     gate = forget_to_fixed(z)[:, start:]
-    before, shrunk = unmultiply((h.to(torch.int64) - to_fixed(u + (z - z)))[:, start:], gate, word)
+    before, shrunk = unmultiply((h.to(torch.int64) - scaled(u + (z - z)))[:, start:], gate, word)
     if active is not None:
         before = torch.where(active[:, None], before, h[:, start:])
         shrunk = torch.where(active[:, None], shrunk, word)

@@ -24,7 +24,13 @@ STATE_LIMIT = 2**31 - 2**24
 
 def to_fixed(x: Tensor) -> Tensor:
     """Rounds real numbers (half to even) to int32 with 23 fractional bits; the range is (-256, 256)."""
-    return torch.round(x * 2**HIDDEN_BITS).to(torch.int32)
+    return scaled(x).to(torch.int32)
+
+
+def scaled(x: Tensor) -> Tensor:
+    """As `to_fixed` in int64, where a number out of range, infinite or NaN is still one that is out of range."""
+    beyond = 2.0**40  # some devices make 0 of a NaN that is cast to an integer
+    return torch.round(x * 2**HIDDEN_BITS).nan_to_num(beyond).clamp(-beyond, beyond).to(torch.int64)
 
 
 def to_float(h: Tensor, dtype: torch.dtype) -> Tensor:

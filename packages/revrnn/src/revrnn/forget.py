@@ -10,7 +10,16 @@ from rnncore.errors import UserError
 from torch import Tensor
 
 from revrnn.buffer import InformationBuffer
-from revrnn.fixed_point import FORGET_BITS, STATE_LIMIT, forget_to_fixed, multiply, to_fixed, to_float, unmultiply
+from revrnn.fixed_point import (
+    FORGET_BITS,
+    STATE_LIMIT,
+    forget_to_fixed,
+    multiply,
+    scaled,
+    to_fixed,
+    to_float,
+    unmultiply,
+)
 
 
 class Fixed(NamedTuple):
@@ -64,7 +73,7 @@ def forget(
         state = torch.cat([state[:, :slice_dim], exact], dim=1)
         buffer.word = _where(active, word, buffer.word)
         buffer.took()
-    state = _where(active, state + to_fixed(u.detach()), h.bits.to(torch.int64))
+    state = _where(active, state + scaled(u.detach()), h.bits.to(torch.int64))
     if bool((state.abs() >= STATE_LIMIT).any()):
         raise UserError(RANGE_MESSAGE)
     bits = state.to(torch.int32)
@@ -78,7 +87,7 @@ def unforget(
     """Undoes `forget`, given the same gate, addend and buffer; ``saved`` is the stored slice, int32 ``[B, S]``."""
     gate = forget_to_fixed(z)
     start = 0 if saved is None else saved.shape[1]
-    product = (h.bits.to(torch.int64) - to_fixed(u))[:, start:]
+    product = (h.bits.to(torch.int64) - scaled(u))[:, start:]
     bits, word = unmultiply(product, gate[:, start:], buffer.word)
     buffer.word = _where(active, word, buffer.word)
     buffer.give_back()

@@ -23,6 +23,7 @@ from torch import Tensor
 from revrnn.baseline import BaselineLM
 from revrnn.model import ReversibleLM
 from revrnn.options import COMMAND, TrainOptions
+from revrnn.window import Bits
 
 SMALLEST_RATE = 1e-2
 DIVERGED = "the weights are no longer finite numbers; use a smaller --lr or --clip"
@@ -33,7 +34,8 @@ class Training:
     """All that changes while a run goes on, and what it reads.
 
     ``texts``: each split in columns, ``[T, B]``; ``lengths`` draws window lengths; ``state`` is the recurrent one;
-    ``row`` is the next of the epoch under way; ``best`` is the least validation loss so far.
+    ``row`` is the next of the epoch under way; ``best`` is the least validation loss so far; ``bits``, the memory of the
+    last window for which it was counted.
     """
 
     options: TrainOptions
@@ -51,6 +53,7 @@ class Training:
     epoch: int = 1
     row: int = 0
     best: float = math.inf
+    bits: Bits | None = None
 
     @property
     def rate(self) -> float:
