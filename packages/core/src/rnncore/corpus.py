@@ -17,6 +17,7 @@ from rnncore.encoding import CharacterEncoder, Encoder, WordEncoder, encode_file
 from rnncore.errors import UserError
 from rnncore.id_files import order_by_frequency
 from rnncore.vocabulary import Vocabulary
+from rnncore.windows import batchify
 
 Level = Literal["word", "character"]
 Order = Literal["appearance", "frequency"]
@@ -86,6 +87,18 @@ class Corpus:
         _check_choice("split", split, SPLITS)
         ids: NDArray[np.int32] = getattr(self, split)
         return torch.from_numpy(np.array(ids, dtype=np.int64))
+
+    def columns(self, split: str, count: int, device: torch.device | str | None = None) -> Tensor:
+        """A split in ``count`` columns: int64 ``[tokens // count, count]`` (`rnncore.windows.batchify`).
+
+        Raises:
+            UserError: the split is too short for an input and its target in each column.
+        """
+        ids = self.tensor(split)
+        if len(ids) < 2 * count:
+            way_out = "use a smaller --batch_size" if split == "train" else "use a longer text"
+            raise UserError(f"{split}.txt has {len(ids)} tokens, but {count} columns need {2 * count}; {way_out}")
+        return batchify(ids, count, device)
 
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

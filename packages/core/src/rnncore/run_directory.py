@@ -14,6 +14,7 @@ from rnncore.checkpoint import predecessor
 from rnncore.config_file import config_text
 from rnncore.device import describe_machine
 from rnncore.errors import UserError
+from rnncore.vocabulary import Vocabulary
 
 RUNS = Path("runs")
 _LOCK = ".lock"
@@ -34,13 +35,16 @@ class RunDirectory:
         self._release = weakref.finalize(self, os.close, _lock(path))
 
     @classmethod
-    def create(cls, path: Path | None, *, command: str, config: dict[str, Any]) -> "RunDirectory":
-        """A directory for a new run, with its configuration written.
+    def create(
+        cls, path: Path | None, *, command: str, config: dict[str, Any], vocabulary: Vocabulary | None = None
+    ) -> "RunDirectory":
+        """A directory for a new run, with its configuration, and its vocabulary if it has one, written.
 
         Args:
             path: the directory, made when missing; None takes a new ``runs/<command>/<date>_<time>``.
             command: the name of the command.
             config: its options, as plain data; ``config.yaml`` can be given to ``--config``.
+            vocabulary: goes to ``vocab.txt``.
 
         Files of a run that stopped before its first checkpoint are removed.
 
@@ -59,6 +63,8 @@ class RunDirectory:
             if had_a_run:
                 run._clear()
             _write_config(run.config_file, command, config)
+            if vocabulary is not None:
+                vocabulary.save(run.vocabulary)
         except OSError as error:
             place = path if path is not None else RUNS / command
             raise cannot_write(place, error) from error

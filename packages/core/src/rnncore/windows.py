@@ -4,7 +4,7 @@ Shapes: N tokens of text, T rows (time steps), B columns (batch).
 """
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -121,6 +121,14 @@ def _detach(state: object) -> object:
     if isinstance(state, list):
         return [_detach(part) for part in state]
     raise TypeError(f"a recurrent state holds tensors, tuples and lists, not {type(state).__name__}")
+
+
+def moved(state: Any, device: torch.device | str) -> Any:
+    """A recurrent state (a tensor, None, or tuples and lists of these, nested) on another device."""
+    if isinstance(state, (tuple, list)):
+        make = getattr(state, "_make", type(state))
+        return make(moved(part, device) for part in state)
+    return state if state is None else state.to(device)
 
 
 def generator_state(generator: np.random.Generator) -> dict[str, str | int]:

@@ -2,21 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rnncore import checkpoint, device
 from rnncore.errors import UserError
 from rnncore.flags import command, flag, from_dict
+from rnncore.generation import join_tokens, split_text, write
 from rnncore.run_directory import latest
 from rnncore.run_options import device_problem
-from rnncore.sampling import sample
 from rnncore.vocabulary import Vocabulary
-from torch import Tensor
 
 from revrnn.options import COMMAND, TrainOptions, build_model
-
-EOS = "<eos>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +46,21 @@ def main(options: GenerateOptions) -> None:
     vocabulary = Vocabulary(saved["vocabulary"])
     model = build_model(trained, len(vocabulary)).to(place)
     model.load_state_dict(saved["model"])
-    prompt = _tokens(options.prompt, trained.level)
-    ids = [int(index) for index in vocabulary.encode([EOS, *prompt])]  # a text begins where a line ends
-    written = vocabulary.decode(_write(model.eval(), ids, vocabulary, options, place))
-    text = _joined([*prompt, *written], trained.level)
+    model.eval()
+    prompt = split_text(options.prompt, trained.level)
+    written = write(
+        model,
+        model.initial_state(1),
+        prompt,
+        options.words,
+        vocabulary,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        unknown=options.unknown,
+        generator=torch.Generator(place).manual_seed(options.seed),
+    )
+    text = join_tokens([*prompt, *written], trained.level)
     print(text)
     if options.outf is not None:
         try:
@@ -65,38 +72,3 @@ def main(options: GenerateOptions) -> None:
 def _best_of(run: Path) -> Path:
     best, last = run / "best.pt", run / "last.pt"
     return best if best.exists() or not last.exists() else last
-
-
-def _tokens(text: str, level: str) -> list[str]:
-    """The words or characters of a text; a line end is a token of its own."""
-    if level == "character":
-        return [EOS if character == "\n" else character for character in text]
-    return text.replace("\n", f" {EOS} ").split()
-
-
-@torch.no_grad()
-def _write(
-    model: Any, ids: list[int], vocabulary: Vocabulary, options: GenerateOptions, place: torch.device
-) -> list[int]:
-    generator = torch.Generator(place).manual_seed(options.seed)
-    state, inputs = model.initial_state(1), torch.tensor(ids, device=place)[:, None]
-    barred = [vocabulary.index("<unk>")] if "<unk>" in vocabulary and not options.unknown else []
-    written: list[Tensor] = []
-    for _ in range(options.words):
-        logits, state = model(inputs, state)
-        logits = logits[-1].float()
-        logits[:, barred] = -torch.inf
-        drawn = sample(
-            logits, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, generator=generator
-        )
-        written.append(drawn)
-        inputs = drawn[None]
-    return torch.cat(written).tolist()
-
-
-def _joined(tokens: list[str], level: str) -> str:
-    """The text of tokens, without line ends before and after it."""
-    parts = ["\n" if token == EOS else token for token in tokens]
-    if level == "character":
-        return "".join(parts).strip("\n")
-    return " ".join(parts).replace(" \n", "\n").replace("\n ", "\n").strip("\n")

@@ -12,12 +12,12 @@ import torch
 from rnncore import checkpoint, device
 from rnncore.asgd import NonMonotone
 from rnncore.cuda_graph import GraphedStep
-from rnncore.errors import UserError
+from rnncore.divergence import require_finite_weights
 from rnncore.flags import to_dict
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.vocabulary import Vocabulary
-from rnncore.windows import generator_state, restore_generator
+from rnncore.windows import generator_state, moved, restore_generator
 from torch import Tensor
 
 from revrnn.baseline import BaselineLM
@@ -26,7 +26,6 @@ from revrnn.options import COMMAND, TrainOptions
 from revrnn.window import Bits
 
 SMALLEST_RATE = 1e-2
-DIVERGED = "the weights are no longer finite numbers; use a smaller --lr or --clip"
 
 
 @dataclass(kw_only=True)
@@ -34,8 +33,8 @@ class Training:
     """All that changes while a run goes on, and what it reads.
 
     ``texts``: each split in columns, ``[T, B]``; ``lengths`` draws window lengths; ``state`` is the recurrent one;
-    ``row`` is the next of the epoch under way; ``best`` is the least validation loss so far; ``bits``, the memory of the
-    last window for which it was counted.
+    ``row`` is the next of the epoch under way; ``best`` is the least validation loss so far; ``bits``, what the hidden
+    states of the last counted window took.
     """
 
     options: TrainOptions
@@ -71,11 +70,6 @@ class Training:
         too_small = self.rate < min(SMALLEST_RATE, self.options.learning_rate)
         return self.epoch > self.options.epochs or too_small or (self.out_of_steps and self.row == 0)
 
-    @property
-    def diverged(self) -> bool:
-        """Whether a weight is NaN or infinite; waits for the device."""
-        return not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
-
 
 def save_last(training: Training) -> None:
     """Write ``last.pt`` and keep its predecessor.
@@ -83,8 +77,7 @@ def save_last(training: Training) -> None:
     Raises:
         UserError: The disk refuses; a loss or a weight is not finite, and what is there stays.
     """
-    if training.diverged:
-        raise UserError(f"stopped after step {training.log.global_step}: {DIVERGED}")
+    require_finite_weights(training.model, training.log.global_step)
     checkpoint.save(
         training.run.last,
         {
@@ -111,7 +104,7 @@ def restore(training: Training, saved: dict[str, Any]) -> None:
     training.optimizer.load_state_dict(saved["optimizer"])
     training.trigger.load_state_dict(saved["trigger"])
     restore_generator(training.lengths, saved["lengths"])
-    training.state = _moved(saved["state"], training.device)
+    training.state = moved(saved["state"], training.device)
     training.epoch, training.row, training.best = (saved["place"][name] for name in ("epoch", "row", "best"))
     training.log.load_state_dict(saved["log"])
     device.restore_rng(saved["rng"], training.device)
@@ -125,7 +118,3 @@ def _description(training: Training) -> dict[str, Any]:
         "vocabulary": list(training.vocabulary.tokens),
         "model": training.model.state_dict(),
     }
-
-
-def _moved(state: Any, place: torch.device) -> Any:
-    return state.to(place) if isinstance(state, Tensor) else type(state)(_moved(part, place) for part in state)

@@ -6,23 +6,20 @@ and divided when the validation loss stalls, until it falls below 0.01. The best
 Shapes: T time steps, B batch.
 """
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rnncore import checkpoint, device, report
 from rnncore.asgd import NonMonotone, scaled_lr
-from rnncore.atomic_file import cannot_write
 from rnncore.corpus import Corpus
 from rnncore.cuda_graph import GraphedStep, bucket_length
 from rnncore.datasets import locate
+from rnncore.divergence import numbered_step, require_finite_step
 from rnncore.errors import UserError
+from rnncore.evaluation import evaluate
 from rnncore.flags import command, to_dict
 from rnncore.interrupts import Interrupt, deferred_interrupt
 from rnncore.memory import keep_freed_memory
@@ -30,13 +27,13 @@ from rnncore.resumption import open_resumed
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
-from rnncore.windows import batchify, fixed_windows, random_length, window
+from rnncore.windows import random_length, window
 from torch import Tensor
 
 from revrnn.baseline import BaselineLM
 from revrnn.model import ReversibleLM
 from revrnn.options import COMMAND, TrainOptions, build_model
-from revrnn.run_state import DIVERGED, Training, restore, save_best, save_last
+from revrnn.run_state import Training, restore, save_best, save_last
 
 VALID_BATCH, TEST_BATCH = 10, 1
 #: Options that a resumed run may change.
@@ -70,7 +67,7 @@ def main(options: TrainOptions) -> None:
         raise UserError(f"{options.data} has another vocabulary than the run to resume; give its --data")
     model = build_model(options, len(corpus.vocabulary)).to(place)
     columns = {"train": options.batch_size, "valid": VALID_BATCH, "test": TEST_BATCH}
-    texts = {split: _columns(corpus, split, size, place) for split, size in columns.items()}
+    texts = {split: corpus.columns(split, size, place) for split, size in columns.items()}
     if options.dry_run:
         print(describe(options, model), end="")
         return
@@ -110,7 +107,8 @@ def _train(training: Training, interrupt: Interrupt) -> None:
             if training.graph is not None:
                 length = bucket_length(length, 5, 5)
             inputs, targets = window(text, training.row, length)
-            with scaled_lr(optimizer, length / options.bptt), _numbered(training):
+            saved = training.run.last.exists()
+            with scaled_lr(optimizer, length / options.bptt), numbered_step(log, training.model, saved=saved):
                 loss, extra = _step(training, inputs, targets)
             training.row += length
             log.step(loss, inputs.numel(), extra=extra)
@@ -157,36 +155,9 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, 
     if training.graph is None and not options.use_reverse:
         loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
-    loss = loss.detach()
-    if training.device.type == "cpu" and not math.isfinite(norm):  # a GPU is asked when a line of the log is due
-        numbers = f"the loss is {float(loss)} and the norm of its gradient {float(norm)}"
-        raise UserError(f"{numbers}; use a smaller --lr or --clip")
+    require_finite_step(loss.detach(), norm)
     training.optimizer.step()
-    return loss, extra
-
-
-@contextmanager
-def _numbered(training: Training) -> Iterator[None]:
-    """Adds the number of the step to what went wrong in it."""
-    try:
-        yield
-    except UserError as error:
-        reason = DIVERGED if training.diverged else error.message
-        kept = "; the last checkpoint is from before it" if training.run.last.exists() else ""
-        raise UserError(f"stopped at step {training.log.global_step + 1}: {reason}{kept}") from error
-
-
-def evaluate(model: ReversibleLM | BaselineLM, text: Tensor, length: int, amp: str | None = None) -> float:
-    """The mean loss of a text ``[T, B]``, in nats per token, over all its targets; the state is carried through."""
-    training, total = model.training, torch.zeros((), device=text.device, dtype=torch.float64)
-    model.eval()
-    state: Any = model.initial_state(text.shape[1])
-    with device.autocast(text.device, amp):
-        for start, steps in fixed_windows(len(text), length):
-            loss, state = model.loss_sum(*window(text, start, steps), state)
-            total += loss
-    model.train(training)
-    return float(total) / ((len(text) - 1) * text.shape[1])
+    return loss.detach(), extra
 
 
 def _finish(training: Training) -> None:
@@ -204,24 +175,11 @@ def _finish(training: Training) -> None:
     log.say(f"run directory {run.path} | curves {picture} | text: revrnn-generate --run_dir {run.path}")
 
 
-def _columns(corpus: Corpus, split: str, count: int, place: torch.device) -> Tensor:
-    ids = corpus.tensor(split)
-    if len(ids) < 2 * count:
-        way_out = "use a smaller --batch_size" if split == "train" else "use a longer text"
-        raise UserError(f"{split}.txt has {len(ids)} tokens, but {count} columns need {2 * count}; {way_out}")
-    return batchify(ids, count, place)
-
-
 def _new_run(options: TrainOptions, corpus: Corpus) -> RunDirectory:
     path = options.run_dir
     if path is None and options.save:
         path = Path(options.save_dir) / time.strftime("%Y-%m-%d_%H-%M-%S")
-    run = RunDirectory.create(path, command=COMMAND, config=to_dict(options))
-    try:
-        corpus.vocabulary.save(run.vocabulary)
-    except OSError as error:
-        raise cannot_write(run.vocabulary, error) from error
-    return run
+    return RunDirectory.create(path, command=COMMAND, config=to_dict(options), vocabulary=corpus.vocabulary)
 
 
 def _prepare(

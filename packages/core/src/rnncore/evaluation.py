@@ -1,0 +1,46 @@
+"""The loss of a language model over a text. Shapes: T rows (time steps) of a text, B columns."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rnncore.device import autocast
+from rnncore.windows import fixed_windows, window
+
+
+class LanguageModel(Protocol):
+    """What `evaluate` needs of a model."""
+
+    @property
+    def training(self) -> bool:
+        """Whether dropout is on."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Switches dropout."""
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The recurrent state before a text."""
+
+    def loss_sum(self, ids: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The summed loss of a window ``[T, B]``, in nats, and the state after it; no gradient."""
+
+
+def evaluate(model: LanguageModel, text: Tensor, length: int, amp: str | None = None) -> float:
+    """The mean loss of a text ``[T, B]``, in nats per token, over all its (T - 1) B targets.
+
+    Args:
+        model: Its dropout is off meanwhile.
+        text: Token ids in columns; the state is carried from window to window.
+        length: Time steps of a window, which bound the memory and do not change the result.
+        amp: ``"bf16"`` for mixed precision.
+    """
+    training, total = model.training, torch.zeros((), device=text.device, dtype=torch.float64)
+    model.train(False)
+    state = model.initial_state(text.shape[1])
+    with torch.no_grad(), autocast(text.device, amp):
+        for start, steps in fixed_windows(len(text), length):
+            loss, state = model.loss_sum(*window(text, start, steps), state)
+            total += loss
+    model.train(training)
+    return float(total) / ((len(text) - 1) * text.shape[1])
