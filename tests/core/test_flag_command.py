@@ -217,3 +217,22 @@ def test_a_field_without_flag_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"size: an options field is declared with flag\(\.\.\.\)"):
         command(Plain, name="plain")(print)
+
+
+def test_shipped_configurations_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "quick.yaml").write_text("lr: 3\n")
+    (shipped / "paper.yaml").write_text("lr: 5\n")
+    monkeypatch.chdir(tmp_path)
+    with_names = command(Options, name="some-train", shipped=shipped)(lambda options: None)
+    assert with_names.resolve(["--config", "quick"]).learning_rate == 3
+    assert with_names.resolve(["--config", "paper", "--lr", "7"]).learning_rate == 7
+    assert "--config also takes paper or quick, by name." in help_of(with_names)
+    Path("quick").write_text("lr: 4\n")
+    assert with_names.resolve(["--config", "quick"]).learning_rate == 4  # a file of the user's own
+    for name in ("quick.yaml", "quickly", "shipped/none.yaml"):
+        with pytest.raises(UserError, match=f"cannot read the configuration {name}"):
+            with_names.resolve(["--config", name])
+    with pytest.raises(UserError, match="cannot read the configuration paper"):
+        some_train.resolve(["--config", "paper"])

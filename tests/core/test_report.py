@@ -141,3 +141,20 @@ def test_pictures_that_cannot_be_written(tmp_path: Path) -> None:
             plot([run], tmp_path / name)
     with pytest.raises(UserError, match=r"cannot write .*: No such file or directory"):
         plot([run], tmp_path / "nowhere" / "report.png")
+
+
+def plain_run(path: Path) -> Path:
+    """A run whose loss is none of text, such as a squared error."""
+    losses = [{"event": "valid", "epoch": epoch, "step": epoch * 100, "loss": 0.2 / epoch} for epoch in (1, 2)]
+    test = {"event": "test", "epoch": 2, "step": 200, "loss": 0.0123456, "accuracy": 0.5}
+    return write_run(path, step(100, 0.3, 250.0), *losses, test, END)
+
+
+def test_losses_that_are_not_of_text_are_shown_as_they_are(tmp_path: Path) -> None:
+    run = plain_run(tmp_path / "plain")
+    _, row = table([summarise(run)]).splitlines()
+    assert " ".join(row.split()) == "plain 0.1 (epoch 2) 0.01235 1:02:05 250.0 4,000 842"
+    plot([run], tmp_path / "report.svg")
+    text = (tmp_path / "report.svg").read_text(encoding="utf-8")
+    assert text.count("<!-- loss -->") == 2
+    assert "perplexity" not in text

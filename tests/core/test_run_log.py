@@ -77,6 +77,20 @@ def test_lines_follow_the_documented_schema(run: RunDirectory, unit: str, other:
     assert rows == [{k: v for k, v in row.items() if k != "event"} for row in read_metrics(run.metrics)]
 
 
+def test_a_loss_that_is_not_of_text_stands_for_itself(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet(run, log_interval=2, unit=None) as log:
+        log.epoch(1, 100)
+        for _ in range(2):
+            log.step(torch.tensor(0.00125), 25)
+        log.evaluated("valid", 0.00123456, extra={"accuracy": 0.5})
+    step, valid = rows_of(run)
+    assert (step["event"], step["loss"]) == ("step", pytest.approx(0.00125, rel=1e-7))
+    assert valid == {"event": "valid", "epoch": 1, "step": 2, "loss": 0.00123456, "accuracy": 0.5}
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1 | step 2 | loss 0.00125 | ")
+    assert second == "epoch 1 | step 2 | valid loss 0.001235 | accuracy 0.5"
+
+
 class Clock:
     """A clock that moves only when told."""
 

@@ -5,9 +5,7 @@ Shapes: T time steps, B batch, I inputs, H units, G = H / 2 units of one group.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from revrnn import eager, gru_kernel, kernels, lstm_kernel
@@ -53,17 +51,6 @@ def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     for module in (gru_kernel, lstm_kernel):
         monkeypatch.setattr(module, "operators", lambda device: eager)
     return eager
-
-
-@pytest.fixture
-def golden(shared: Path) -> Callable[[str], dict[str, Tensor]]:
-    """Loads reference numbers by name."""
-
-    def load(name: str) -> dict[str, Tensor]:
-        with np.load(shared / "goldens" / f"{name}.npz") as file:
-            return {key: torch.from_numpy(np.array(file[key])) for key in file.files}
-
-    return load
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
 """Bad input and bad luck: one clear line, exit status 2, no traceback, and nothing lost."""
 
 import os
-import resource
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,14 @@ from revrnn.options import COMMAND
 from revrnn.run_state import Training
 from revrnn.train import main
 from rnncore import checkpoint
-from rnncore.metrics_file import read_metrics
-from torch import Tensor
 
 Train = Callable[..., Path]
 Refused = Callable[..., str]
+Rows = Callable[..., list[dict[str, Any]]]
+Contents = Callable[[Path], dict[Path, bytes]]
+Damage = Callable[[str, Path], None]
+Sound = Callable[..., None]
+BeforeStep = Callable[..., None]
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -75,16 +74,6 @@ def test_no_gpu(words: list[str], refused: Refused, monkeypatch: pytest.MonkeyPa
     assert "use --device cpu" in line
 
 
-@pytest.fixture
-def data(corpus: Path, tmp_path: Path) -> Path:
-    """A copy of the corpus that a test may spoil."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for file in corpus.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 @pytest.mark.parametrize(
     ("content", "expected"),
@@ -116,54 +105,34 @@ def run(train: Train) -> Path:
 
 
 @pytest.fixture
-def copied(run: Path, tmp_path: Path) -> Path:
+def copied(run: Path, tmp_path: Path, copy_files: Callable[[Path, Path], Path]) -> Path:
     """A copy of the run's files that a test may spoil."""
-    folder = tmp_path / "copied"
-    folder.mkdir()
-    for file in run.iterdir():
-        if file.is_file():
-            (folder / file.name).write_bytes(file.read_bytes())
-    return folder
+    return copy_files(run, tmp_path / "copied")
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_directory_that_holds_a_run(run: Path, refused: Refused) -> None:
+def test_a_directory_that_holds_a_run(run: Path, contents: Contents, refused: Refused) -> None:
     before = contents(run)
     assert "holds a run; --resume continues it" in refused("--run_dir", str(run))
     assert contents(run) == before
 
 
-def cut_off(file: Path) -> None:
-    os.truncate(file, file.stat().st_size // 2)
+DAMAGES = {
+    "cut off": "is damaged",
+    "another bit": "is damaged",
+    "empty": "is damaged",
+    "another kind": f"is a checkpoint of awdlm-train, not of {COMMAND}",
+}
 
 
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def make_it_another(file: Path) -> None:
-    checkpoint.save(file, checkpoint.load(file) | {"kind": "awdlm-train"}, keep_previous=False)
-
-
-DAMAGES = [
-    (cut_off, "is damaged"),
-    (flip_a_bit, "is damaged"),
-    (lambda file: file.write_bytes(b""), "is damaged"),
-    (make_it_another, f"is a checkpoint of awdlm-train, not of {COMMAND}"),
-]
-
-
-@pytest.mark.parametrize(("damage", "expected"), DAMAGES)
+@pytest.mark.parametrize(("how", "expected"), DAMAGES.items())
 def test_a_checkpoint_that_cannot_be_read(
-    damage: Callable[[Path], object], expected: str, copied: Path, refused: Refused
+    how: str, expected: str, copied: Path, damage: Damage, contents: Contents, refused: Refused
 ) -> None:
-    damage(copied / "last.pt")
-    damage(copied / "best.pt")
+    for file in (copied / "last.pt", copied / "best.pt"):
+        if how == "another kind":
+            checkpoint.save(file, checkpoint.load(file) | {"kind": "awdlm-train"}, keep_previous=False)
+        else:
+            damage(how, file)
     before = contents(copied)
     line = refused("--resume", str(copied))
     assert f"{copied / 'last.pt'} {expected}" in line
@@ -175,12 +144,13 @@ def test_a_checkpoint_that_cannot_be_read(
     assert after == before
 
 
-def test_the_predecessor_takes_the_place_of_a_damaged_checkpoint(copied: Path, run: Path) -> None:
-    cut_off(copied / "last.pt")
+def test_the_predecessor_takes_the_place_of_a_damaged_checkpoint(
+    copied: Path, run: Path, damage: Damage, rows_of: Rows
+) -> None:
+    damage("cut off", copied / "last.pt")
     os.replace(copied / "last.previous.pt", copied / "last.pt")
     main(["--resume", str(copied), "--max_steps", "7"], standalone_mode=False)
-    losses = [[row.get("loss") for row in read_metrics(each / "metrics.jsonl")] for each in (copied, run)]
-    assert losses[0] == losses[1]
+    assert rows_of(copied) == rows_of(run)
 
 
 @pytest.mark.parametrize(
@@ -213,80 +183,45 @@ def test_a_run_directory_without_permission(refused: Refused, tmp_path: Path) ->
     assert "cannot write" in refused("--run_dir", str(tmp_path / "run"))
 
 
-HOLD = """
-from pathlib import Path
-from rnncore.run_directory import RunDirectory
-
-run = RunDirectory.create(Path("used"), command="x", config={})
-print("ready", flush=True)
-input()
-"""
+def test_a_run_directory_in_use(refused: Refused, hold: Callable[[str], None]) -> None:
+    hold("used")
+    assert "used is in use by another process" in refused("--run_dir", "used")
 
 
-def test_a_run_directory_in_use(refused: Refused) -> None:
-    command, pipe = [sys.executable, "-c", HOLD], subprocess.PIPE
-    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "ready\n"
-        line = refused("--run_dir", "used")
-        other.kill()
-    assert "used is in use by another process" in line
-
-
-Step = Callable[[Training, Tensor, Tensor], tuple[Tensor, dict[str, float]]]
-
-
-def before_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[Training], object]) -> None:
-    """Do something right before a step."""
-    step: Step = train_module._step
-
-    def prepared(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
-        if training.log.global_step + 1 == number:
-            action(training)
-        return step(training, inputs, targets)
-
-    patch.setattr(train_module, "_step", prepared)
-
-
-def assert_sound(file: Path, steps: int | None = None) -> None:
-    """The checkpoint can be read, and its weights are finite."""
-    saved = checkpoint.load(file, kind=COMMAND)
-    assert all(bool(weight.isfinite().all()) for weight in saved["model"].values())
-    assert steps is None or saved["log"]["global_step"] == steps
-
-
-@pytest.fixture
-def file_limit() -> Iterator[Callable[[int], None]]:
-    """Lets no file of this process grow beyond so many bytes, as a full disk would."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+def little_space(file_limit: Callable[[int], None]) -> Callable[[Training], None]:
+    """Lets the disk be full when the next checkpoint is written."""
+    return lambda training: file_limit(training.run.last.stat().st_size - 999)
 
 
 def test_a_disk_that_fills_while_a_checkpoint_is_written(
-    refused: Refused, file_limit: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    refused: Refused,
+    file_limit: Callable[[int], None],
+    before_step: BeforeStep,
+    assert_sound: Sound,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before_step(monkeypatch, 5, lambda training: file_limit(training.run.last.stat().st_size - 999))
+    before_step(monkeypatch, train_module, 5, little_space(file_limit))
     line = refused("--run_dir", "full", "--checkpoint_interval", "3")
     assert "cannot write full/last.pt: no space left; the previous checkpoint is intact" in line
-    assert_sound(Path("full/last.pt"), steps=3)
+    assert_sound(Path("full/last.pt"), COMMAND, 3)
     assert not list(Path("full").glob("*.tmp"))
 
 
 def test_a_run_goes_on_when_there_is_space_again(
-    train: Train, refused: Refused, file_limit: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    train: Train,
+    refused: Refused,
+    file_limit: Callable[[int], None],
+    before_step: BeforeStep,
+    rows_of: Rows,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["--model", "gru", "--epochs", "1", "--checkpoint_interval", "3"]
     with monkeypatch.context() as patch:
-        before_step(patch, 5, lambda training: file_limit(training.run.last.stat().st_size - 999))
+        before_step(patch, train_module, 5, little_space(file_limit))
         refused(*words, "--run_dir", "again")
-    file_limit(resource.RLIM_INFINITY)
+    file_limit(-1)  # none
     main(["--resume", "again"], standalone_mode=False)
-    whole = train(*words)
-    losses = [[row.get("loss") for row in read_metrics(each / "metrics.jsonl")] for each in (Path("again"), whole)]
-    assert losses[0] == losses[1]
+    assert rows_of(Path("again")) == rows_of(train(*words))
 
 
 def spoil(training: Training) -> None:
@@ -297,33 +232,41 @@ def spoil(training: Training) -> None:
 
 
 @pytest.mark.parametrize("words", [["--model", "lstm"], ["--use_reverse"], ["--model", "revlstm"]])
-def test_a_loss_that_becomes_nan(words: list[str], refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_becomes_nan(
+    words: list[str],
+    refused: Refused,
+    before_step: BeforeStep,
+    assert_sound: Sound,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run = Path(f"nan-{words[-1]}")
-    before_step(monkeypatch, 9, spoil)
+    before_step(monkeypatch, train_module, 9, spoil)
     line = refused(*words, "--run_dir", str(run), "--checkpoint_interval", "4")
     assert line == (
         "Error: stopped at step 9: the weights are no longer finite numbers; use a smaller --lr or --clip; "
         "the last checkpoint is from before it\n"
     )
-    assert_sound(run / "last.pt", steps=8)
+    assert_sound(run / "last.pt", COMMAND, 8)
     monkeypatch.undo()
 
 
 @pytest.mark.parametrize("words", [["--model", "lstm"], ["--model", "gru"], ["--use_reverse"], ["--model", "revlstm"]])
-def test_steps_that_are_much_too_large(words: list[str], refused: Refused) -> None:
+def test_steps_that_are_much_too_large(words: list[str], refused: Refused, assert_sound: Sound) -> None:
     run = Path(f"large-{words[-1]}")
     line = refused(*words, "--lr", "1e30", "--clip", "1e30", "--run_dir", str(run), "--checkpoint_interval", "1")
     assert "Error: stopped a" in line
     assert " step " in line
-    assert_sound(run / "last.pt")
+    assert_sound(run / "last.pt", COMMAND)
     assert not (run / "best.pt").exists()
 
 
-def test_a_validation_loss_that_is_not_finite(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_validation_loss_that_is_not_finite(
+    refused: Refused, assert_sound: Sound, rows_of: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     losses = iter([2.0, float("nan")])
     monkeypatch.setattr(train_module, "evaluate", lambda *_: next(losses))
     line = refused("--model", "gru", "--epochs", "2", "--run_dir", "invalid")
     assert "the valid loss is nan after step" in line
-    assert_sound(Path("invalid/best.pt"))
+    assert_sound(Path("invalid/best.pt"), COMMAND)
     assert checkpoint.load(Path("invalid/last.pt"))["place"]["epoch"] == 2
-    assert [row["event"] for row in read_metrics(Path("invalid/metrics.jsonl"))].count("valid") == 1
+    assert len(rows_of(Path("invalid"), "valid")) == 1

@@ -114,11 +114,10 @@ def test_outf_holds_what_is_printed(run: Path, generate: Generate, refused: Refu
     assert "cannot write" in line
 
 
-def test_newest_run_is_taken(train: Train, corpus: Path, generate: Generate, run: Path, sandbox: Path) -> None:
-    folder = sandbox / "runs" / "revrnn-train" / "one"
-    folder.mkdir(parents=True)
-    for name in ("best.pt", "last.pt"):
-        (folder / name).write_bytes((run / name).read_bytes())
+def test_newest_run_is_taken(
+    generate: Generate, run: Path, sandbox: Path, copy_files: Callable[[Path, Path], Path]
+) -> None:
+    copy_files(run, sandbox / "runs" / "revrnn-train" / "one")
     assert generate("--words", 20) == generate("--words", 20, "--run_dir", run)
 
 

@@ -1,10 +1,7 @@
 """A run that was killed or stopped goes on as if nothing had happened, to the bit."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,50 +9,18 @@ from typing import Any
 import pytest
 from revrnn import train as train_module
 from revrnn.train import main
-from rnncore.metrics_file import read_metrics
-from rnncore.run_log import RunLog
-from torch import Tensor
 
 Train = Callable[..., Path]
 Refused = Callable[..., str]
+Rows = Callable[..., list[dict[str, Any]]]
+Copy = Callable[[Path, Path], Path]
 
-TIMES = {"ms", "tokens_per_s", "seconds", "peak_rss_mb"}
 MODELS = {"revgru": ["--use_reverse"], "lstm": ["--model", "lstm"]}
 FOUR_EPOCHS = ["--epochs", "4", "--checkpoint_interval", "7"]
-
-KILLED = """
-import os, signal, sys
-from revrnn.train import main
-from rnncore.run_log import RunLog
-
-step, fatal = RunLog.step, int(sys.argv.pop(1))
-def counted(log, *args, **kwargs):
-    step(log, *args, **kwargs)
-    if log.global_step == fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
-RunLog.step = counted
-main()
-"""
-
-
-def rows_of(run: Path, *events: str) -> list[dict[str, Any]]:
-    """The metrics, times apart."""
-    rows = read_metrics(run / "metrics.jsonl")
-    chosen = [row for row in rows if not events or row["event"] in events]
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in chosen]
 
 
 def resume(*words: str) -> None:
     main(["--resume", *words], standalone_mode=False)
-
-
-def middle(run: Path) -> int:
-    """A step in the middle of the third epoch, past a checkpoint of that epoch, at which none is written."""
-    ends = [row["step"] for row in rows_of(run, "valid")]
-    step = (ends[1] + ends[2]) // 2
-    found = next(number for number in range(step, ends[2]) if number % 7 == 3)
-    assert ends[1] < found - 3 < ends[2]
-    return found
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -65,16 +30,17 @@ def undisturbed(request: pytest.FixtureRequest, train: Train) -> tuple[Path, lis
     return train(*words, *FOUR_EPOCHS), words
 
 
-def test_killed_run_goes_on_to_the_bit(undisturbed: tuple[Path, list[str]], arguments: list[str]) -> None:
+def test_killed_run_goes_on_to_the_bit(
+    undisturbed: tuple[Path, list[str]],
+    arguments: list[str],
+    middle: Callable[[Path], int],
+    kill_at: Callable[..., list[dict[str, Any]]],
+    rows_of: Rows,
+) -> None:
     whole, words = undisturbed
     fatal, run = middle(whole), Path(f"killed-{whole.name}")
-    command = [sys.executable, "-c", KILLED, str(fatal), *arguments, *words, *FOUR_EPOCHS, "--run_dir", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    cut_off = rows_of(run)
+    cut_off = kill_at("revrnn.train", fatal, [*arguments, *words, *FOUR_EPOCHS], run)
     assert [row["epoch"] for row in cut_off if row["event"] == "valid"] == [1, 2]
-    with open(run / "metrics.jsonl", "a") as file:
-        file.write('{"event": "st')  # what a kill in the middle of a line leaves
     resume(str(run))
     (resumed_at,) = re.findall(r"resumed at epoch 3, step (\d+)", (run / "log.txt").read_text())
     assert int(resumed_at) == fatal - 3
@@ -82,25 +48,12 @@ def test_killed_run_goes_on_to_the_bit(undisturbed: tuple[Path, list[str]], argu
     assert rows_of(run)[: len(cut_off)] == cut_off
 
 
-def at_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object]) -> None:
-    """Do something right after a step."""
-    step = RunLog.step
-
-    def counted(log: RunLog, loss: Tensor, tokens: int, *, extra: Any = None) -> None:
-        step(log, loss, tokens, extra=extra)
-        if log.global_step == number:
-            action()
-
-    patch.setattr(RunLog, "step", counted)
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_interrupted_run_saves_and_goes_on_to_the_bit(
     undisturbed: tuple[Path, list[str]],
     train: Train,
+    middle: Callable[[Path], int],
+    interrupt_at: Callable[[pytest.MonkeyPatch, int], None],
+    rows_of: Rows,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -108,7 +61,7 @@ def test_interrupted_run_saves_and_goes_on_to_the_bit(
     run, fatal = Path(f"interrupted-{whole.name}"), middle(whole)
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        at_step(patch, fatal, interrupt)
+        interrupt_at(patch, fatal)
         with pytest.raises(SystemExit) as stopped:
             train(*words, *FOUR_EPOCHS, "--run_dir", str(run))
     assert stopped.value.code == 130
@@ -122,7 +75,9 @@ def test_interrupted_run_saves_and_goes_on_to_the_bit(
     assert rows_of(run) == rows_of(whole)
 
 
-def test_interrupt_while_validating_ends_the_epoch(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_while_validating_ends_the_epoch(
+    train: Train, interrupt: Callable[[], None], rows_of: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = train("--model", "gru", "--epochs", "2")
     real = train_module.evaluate
     with monkeypatch.context() as patch:
@@ -135,7 +90,7 @@ def test_interrupt_while_validating_ends_the_epoch(train: Train, monkeypatch: py
 
 
 @pytest.mark.parametrize("steps", [8, 30])
-def test_max_steps_can_be_raised(steps: int, undisturbed: tuple[Path, list[str]], train: Train) -> None:
+def test_max_steps_can_be_raised(steps: int, undisturbed: tuple[Path, list[str]], train: Train, rows_of: Rows) -> None:
     whole, words = undisturbed
     run = train(*words, *FOUR_EPOCHS, "--max_steps", str(steps))
     assert rows_of(run, "valid", "test")[-1]["step"] == steps
@@ -149,14 +104,14 @@ def test_max_steps_can_be_raised(steps: int, undisturbed: tuple[Path, list[str]]
     assert rows_of(run) == rows_of(whole)
 
 
-def test_more_epochs_can_be_asked_for(undisturbed: tuple[Path, list[str]], train: Train) -> None:
+def test_more_epochs_can_be_asked_for(undisturbed: tuple[Path, list[str]], train: Train, rows_of: Rows) -> None:
     whole, words = undisturbed
     run = train(*words, "--epochs", "2", "--checkpoint_interval", "7")
     resume(str(run), "--epochs", "4")
     assert rows_of(run) == rows_of(whole)
 
 
-def test_a_run_that_is_complete_is_tested_again(train: Train) -> None:
+def test_a_run_that_is_complete_is_tested_again(train: Train, rows_of: Rows) -> None:
     run = train("--model", "gru", "--epochs", "1")
     before = rows_of(run)
     resume(str(run))
@@ -170,22 +125,16 @@ def stopped(train: Train) -> Path:
 
 
 @pytest.mark.parametrize("place", ["directory", "last.pt", "last.previous.pt", "run_dir", "newest"])
-def test_a_run_is_found(place: str, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_found(
+    place: str, stopped: Path, tmp_path: Path, copy_files: Copy, rows_of: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    run = tmp_path / "runs" / "revrnn-train" / "copy"
-    run.mkdir(parents=True)
-    for file in stopped.iterdir():
-        if file.is_file():
-            (run / file.name).write_bytes(file.read_bytes())
+    run = copy_files(stopped, tmp_path / "runs" / "revrnn-train" / "copy")
     words = {"directory": [str(run)], "run_dir": ["--run_dir", str(run)], "newest": []}
     resume(*words.get(place, [str(run / place)]), "--max_steps", "6")
     assert rows_of(run, "test")[-1]["step"] == 6
     first = {"last.previous.pt": 4}.get(place, 5)
     assert f"resumed at epoch 1, step {first}" in (run / "log.txt").read_text()
-
-
-def contents(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -199,21 +148,17 @@ def contents(run: Path) -> dict[Path, bytes]:
     ],
 )
 def test_what_would_make_it_another_run_is_refused(
-    words: list[str], expected: str, stopped: Path, refused: Refused
+    words: list[str], expected: str, stopped: Path, contents: Callable[[Path], dict[Path, bytes]], refused: Refused
 ) -> None:
     before = contents(stopped)
     assert expected in refused("--resume", str(stopped), *words)
     assert contents(stopped) == before
 
 
-def test_data_may_move_but_not_change(stopped: Path, corpus: Path, tmp_path: Path, refused: Refused) -> None:
-    copy = tmp_path / "moved"
-    copy.mkdir()
-    for file in corpus.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    resume(str(stopped), "--data", str(copy), "--max_steps", "5")
-    (copy / "train.txt").write_text("other words " * 50)
-    line = refused("--resume", str(stopped), "--data", str(copy))
+def test_data_may_move_but_not_change(stopped: Path, data: Path, refused: Refused) -> None:
+    resume(str(stopped), "--data", str(data), "--max_steps", "5")
+    (data / "train.txt").write_text("other words " * 50)
+    line = refused("--resume", str(stopped), "--data", str(data))
     assert "another vocabulary than the run to resume" in line
 
 

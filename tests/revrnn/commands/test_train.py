@@ -1,6 +1,5 @@
 """``revrnn-train`` on a tiny corpus: it learns, and what it reports is what it did."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -15,38 +14,32 @@ from revrnn import train as train_module
 from revrnn.options import COMMAND, TrainOptions, build_model
 from rnncore import checkpoint
 from rnncore.flags import from_dict
-from rnncore.metrics_file import read_metrics
 from torch.nn import functional as F
 
 Train = Callable[..., Path]
-Rows = list[dict[str, Any]]
+Rows = Callable[..., list[dict[str, Any]]]
+Losses = Callable[..., list[float]]
+ByHand = Callable[[Path, str, int], float]
 
 PLAIN = ["--dropout", "0", "--dropouth", "0", "--dropouti", "0", "--dropoute", "0", "--wdrop", "0", "--lr_decay", "1"]
 RUN_FILES = {"config.yaml", "metrics.jsonl", "tensorboard", "log.txt", "last.pt", "best.pt", "vocab.txt", "report.png"}
 
 
-def rows_of(run: Path, *events: str) -> Rows:
-    return [row for row in read_metrics(run / "metrics.jsonl") if not events or row["event"] in events]
-
-
-def losses_of(run: Path, *events: str) -> list[float]:
-    return [row["loss"] for row in rows_of(run, *events)]
-
-
-def tokens_of(corpus: Path, split: str) -> list[str]:
-    return (corpus / f"{split}.txt").read_text().replace("\n", " <eos> ").split()
-
-
-def evaluated_by_hand(file: Path, corpus: Path, split: str, columns: int) -> float:
+@pytest.fixture
+def evaluated_by_hand(corpus: Path, tokens_of: Callable[[Path, str], list[str]]) -> ByHand:
     """Mean cross entropy of all targets of a split: one window, one softmax over all logits, in float64."""
-    saved = checkpoint.load(file)
-    model = build_model(from_dict(TrainOptions, saved["config"]), len(saved["vocabulary"])).eval()
-    model.load_state_dict(saved["model"])
-    ids = [saved["vocabulary"].index(token) for token in tokens_of(corpus, split)]
-    rows = len(ids) // columns
-    text = torch.tensor(np.array(ids[: rows * columns]).reshape(columns, rows).T.copy())
-    logits, _ = model(text[:-1], model.initial_state(columns))
-    return float(F.cross_entropy(logits.double().flatten(0, 1), text[1:].flatten()))
+
+    def evaluate(file: Path, split: str, columns: int) -> float:
+        saved = checkpoint.load(file)
+        model = build_model(from_dict(TrainOptions, saved["config"]), len(saved["vocabulary"])).eval()
+        model.load_state_dict(saved["model"])
+        ids = [saved["vocabulary"].index(token) for token in tokens_of(corpus, split)]
+        rows = len(ids) // columns
+        text = torch.tensor(np.array(ids[: rows * columns]).reshape(columns, rows).T.copy())
+        logits, _ = model(text[:-1], model.initial_state(columns))
+        return float(F.cross_entropy(logits.double().flatten(0, 1), text[1:].flatten()))
+
+    return evaluate
 
 
 @pytest.mark.parametrize(
@@ -67,7 +60,13 @@ def evaluated_by_hand(file: Path, corpus: Path, split: str, columns: int) -> flo
     ],
 )
 def test_learns_more_than_the_frequencies_of_words(
-    words: str, train: Train, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    words: str,
+    train: Train,
+    corpus: Path,
+    tokens_of: Callable[[Path, str], list[str]],
+    rows_of: Rows,
+    losses_of: Losses,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(train_module.report, "plot", lambda *_: None)  # it takes longer than the training
     character = "character" in words
@@ -86,7 +85,7 @@ def run(train: Train) -> Path:
     return train("--use_reverse", "--epochs", "3", "--lr", "5")
 
 
-def test_run_directory_is_complete(run: Path, corpus: Path) -> None:
+def test_run_directory_is_complete(run: Path, corpus: Path, tokens_of: Callable[[Path, str], list[str]]) -> None:
     assert {path.name for path in run.iterdir()} >= RUN_FILES
     assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
     assert list((run / "tensorboard").glob("events.out.*"))
@@ -95,23 +94,25 @@ def test_run_directory_is_complete(run: Path, corpus: Path) -> None:
     assert (run / "vocab.txt").read_text().split("\n")[:-1] == list(dict.fromkeys(tokens))
 
 
-def test_losses_are_of_whole_splits(run: Path, corpus: Path) -> None:
+def test_losses_are_of_whole_splits(run: Path, losses_of: Losses, evaluated_by_hand: ByHand) -> None:
     valid = losses_of(run, "valid")
-    assert min(valid) == pytest.approx(evaluated_by_hand(run / "best.pt", corpus, "valid", 10), rel=1e-5)
-    assert valid[-1] == pytest.approx(evaluated_by_hand(run / "last.pt", corpus, "valid", 10), rel=1e-5)
-    assert losses_of(run, "test") == [pytest.approx(evaluated_by_hand(run / "best.pt", corpus, "test", 1), rel=1e-5)]
+    assert min(valid) == pytest.approx(evaluated_by_hand(run / "best.pt", "valid", 10), rel=1e-5)
+    assert valid[-1] == pytest.approx(evaluated_by_hand(run / "last.pt", "valid", 10), rel=1e-5)
+    assert losses_of(run, "test") == [pytest.approx(evaluated_by_hand(run / "best.pt", "test", 1), rel=1e-5)]
 
 
-def test_the_best_model_is_tested_not_the_last(train: Train, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_model_is_tested_not_the_last(
+    train: Train, losses_of: Losses, evaluated_by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, worse = train_module.evaluate, iter([0.0, 9.0, 0.0])
     monkeypatch.setattr(train_module, "evaluate", lambda *words: real(*words) + next(worse))
     run = train("--model", "lstm", "--epochs", "2")
     (tested,) = losses_of(run, "test")
-    assert tested == pytest.approx(evaluated_by_hand(run / "best.pt", corpus, "test", 1), rel=1e-5)
-    assert abs(tested - evaluated_by_hand(run / "last.pt", corpus, "test", 1)) > 1e-3
+    assert tested == pytest.approx(evaluated_by_hand(run / "best.pt", "test", 1), rel=1e-5)
+    assert abs(tested - evaluated_by_hand(run / "last.pt", "test", 1)) > 1e-3
 
 
-def test_reversal_and_stored_states_train_alike(train: Train) -> None:
+def test_reversal_and_stored_states_train_alike(train: Train, losses_of: Losses) -> None:
     words = ["--log_interval", "1", "--max_steps", "10", "--lr", "1"]
     reverse, buffered, stored = (
         losses_of(train(*words, *path), "step") for path in (["--use_reverse"], ["--use_buffers"], [])
@@ -121,60 +122,45 @@ def test_reversal_and_stored_states_train_alike(train: Train) -> None:
     assert reverse == pytest.approx(stored, rel=1e-5)  # without buffers the last bits of the states differ
 
 
-def documented_keys(event: str) -> dict[str, str]:
-    """The keys of an event's table in docs/metrics.md and their types."""
-    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
-    section = page.partition(f"## `{event}`")[2].partition("\n## ")[0]
-    return dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
-
-
-def test_metrics_follow_their_documentation(run: Path) -> None:
-    types = {"integer": int, "number": float}
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    further = {"step": {"lr", "actual_ratio", "optimal_ratio"}}
-    for line in lines:
-        event, keys = line["event"], documented_keys(line["event"])
-        expected = set(keys) - {"bpc", "peak_cuda_mb"} | {"event"} | further.get(event, set())
-        assert line.keys() == expected
-        assert all(type(line[key]) is types[keys[key]] for key in line.keys() & keys.keys())
-        if "ppl" in line:
-            assert line["ppl"] == pytest.approx(math.exp(line["loss"]))
-    assert [line["event"] for line in lines][-3:] == ["valid", "test", "end"]
+def test_metrics_follow_their_documentation(run: Path, assert_documented: Callable[..., Any]) -> None:
+    lines = assert_documented(run, "lr", "actual_ratio", "optimal_ratio")
     steps = [line for line in lines if line["event"] == "step"]
     assert [line["step"] for line in steps] == list(range(5, len(steps) * 5 + 1, 5))
     assert [line["epoch"] for line in lines if line["event"] == "valid"] == [1, 2, 3]
     assert all(line["optimal_ratio"] > line["actual_ratio"] > 0 for line in steps)
 
 
-def test_losses_of_a_line_are_means_over_its_tokens(train: Train) -> None:
+def test_losses_of_a_line_are_means_over_its_tokens(train: Train, losses_of: Losses) -> None:
     each = losses_of(train("--log_interval", "1", "--max_steps", "5"), "step")
     (together,) = losses_of(train("--log_interval", "5", "--max_steps", "5"), "step")
     assert min(each) < together < max(each)
 
 
 @pytest.mark.parametrize(("words", "expected"), [(["--use_buffers"], True), ([], False), (["--model", "gru"], False)])
-def test_ratios_are_told_where_there_are_buffers(words: list[str], expected: bool, train: Train) -> None:
+def test_ratios_are_told_where_there_are_buffers(words: list[str], expected: bool, train: Train, rows_of: Rows) -> None:
     (step,) = rows_of(train(*words, "--max_steps", "5"), "step")
     assert ("actual_ratio" in step) == ("optimal_ratio" in step) == expected
 
 
 @pytest.mark.parametrize("steps", [1, 7])
-def test_max_steps_stops_evaluates_and_saves(steps: int, train: Train, corpus: Path) -> None:
+def test_max_steps_stops_evaluates_and_saves(
+    steps: int, train: Train, rows_of: Rows, evaluated_by_hand: ByHand
+) -> None:
     run = train("--model", "gru", "--max_steps", str(steps))
     rows = rows_of(run)
     assert [row["event"] for row in rows] == ["step"] * (steps // 5) + ["valid", "test", "end"]
     assert [row["step"] for row in rows[-3:-1]] == [steps, steps]
     assert checkpoint.load(run / "last.pt", kind=COMMAND)["log"]["global_step"] == steps
-    assert rows[-3]["loss"] == pytest.approx(evaluated_by_hand(run / "last.pt", corpus, "valid", 10), rel=1e-5)
+    assert rows[-3]["loss"] == pytest.approx(evaluated_by_hand(run / "last.pt", "valid", 10), rel=1e-5)
 
 
-def test_config_of_a_run_repeats_it(run: Path, train: Train, sandbox: Path) -> None:
+def test_config_of_a_run_repeats_it(run: Path, losses_of: Losses, sandbox: Path) -> None:
     again = sandbox / "again"
     train_module.main(["--config", str(run / "config.yaml"), "--run_dir", str(again)], standalone_mode=False)
     assert losses_of(again, "step", "valid", "test") == losses_of(run, "step", "valid", "test")
 
 
-def test_another_seed_is_another_run(run: Path, train: Train) -> None:
+def test_another_seed_is_another_run(run: Path, train: Train, losses_of: Losses) -> None:
     assert losses_of(train("--use_reverse", "--seed", "2", "--max_steps", "5"), "step") != losses_of(run, "step")[:1]
 
 
@@ -188,7 +174,9 @@ def rates_of(train: Train, patch: pytest.MonkeyPatch, valid_losses: list[float],
     return run, [int(epoch) for epoch in re.findall(r"^epoch (\d+) .* valid .*\n.*stalls", text, re.MULTILINE)]
 
 
-def test_rate_is_divided_when_the_validation_loss_stalls(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_is_divided_when_the_validation_loss_stalls(
+    train: Train, rows_of: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Above the least but the last two: first at epoch 5. Begun anew, 3.1 to 3.3 tell nothing yet; then at epoch 9.
     valid = [3.0, 2.0, 2.5, 2.4, 2.3, 3.3, 3.1, 3.2, 3.4, 1.0]
     run, divided = rates_of(train, monkeypatch, valid, "--epochs", "10", "--lr", "8", "--lr_decay", "2")
@@ -197,7 +185,7 @@ def test_rate_is_divided_when_the_validation_loss_stalls(train: Train, monkeypat
     assert rates == pytest.approx(dict.fromkeys(range(1, 6), 8.0) | dict.fromkeys(range(6, 10), 4.0) | {10: 2.0})
 
 
-def test_run_stops_below_the_smallest_rate(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_stops_below_the_smallest_rate(train: Train, rows_of: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     stalls = [1.0, 1.0, 1.0, 2.0]
     run, divided = rates_of(train, monkeypatch, stalls * 3, "--lr", "1", "--lr_decay", "10")
     assert divided == [4, 8, 12]  # 0.1, 0.01 and 0.001; 0.01 itself is not below 0.01
@@ -208,7 +196,7 @@ def test_run_stops_below_the_smallest_rate(train: Train, monkeypatch: pytest.Mon
     assert rows_of(run, "valid")[-1]["epoch"] == 12  # a run that has ended stays so
 
 
-def test_a_small_rate_trains_until_it_is_divided(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_rate_trains_until_it_is_divided(train: Train, rows_of: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     run, divided = rates_of(train, monkeypatch, [1.0, 1.0, 1.0, 2.0], "--lr", "0.001")
     assert divided == [4]
     assert [row["epoch"] for row in rows_of(run, "valid")] == [1, 2, 3, 4]

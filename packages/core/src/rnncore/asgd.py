@@ -29,9 +29,14 @@ class NonMonotone:
 
     def update(self, value: float) -> bool:
         """Append ``value``; whether it is above the least of the values before it, without the last ``patience``."""
-        older = self.history[: max(len(self.history) - self.patience, 0)]
         self.history.append(value)
-        return bool(older) and value > min(older)
+        return self.fired
+
+    @property
+    def fired(self) -> bool:
+        """What the last ``update`` returned; false before the first."""
+        older = self.history[: max(len(self.history) - 1 - self.patience, 0)]
+        return bool(older) and self.history[-1] > min(older)
 
     def state_dict(self) -> dict[str, Any]:
         """The values so far; ``patience`` is configuration."""

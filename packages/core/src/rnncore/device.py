@@ -112,6 +112,11 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[ob
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type that autocast asks products to be computed in on a device; None outside autocast."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
 def describe_machine() -> dict[str, str | int]:
     """What a measurement depends on: CPU, cores this process may use, torch's threads, versions, GPU (when there)."""
     affinity = getattr(os, "sched_getaffinity", None)

@@ -26,14 +26,14 @@ class LanguageModel(Protocol):
         """The summed loss of a window ``[T, B]``, in nats, and the state after it; no gradient."""
 
 
-def evaluate(model: LanguageModel, text: Tensor, length: int, amp: str | None = None) -> float:
+def evaluate(model: LanguageModel, text: Tensor, amp: str | None = None, *, length: int = 140) -> float:
     """The mean loss of a text ``[T, B]``, in nats per token, over all its (T - 1) B targets.
 
     Args:
         model: Its dropout is off meanwhile.
         text: Token ids in columns; the state is carried from window to window.
-        length: Time steps of a window, which bound the memory and do not change the result.
         amp: ``"bf16"`` for mixed precision.
+        length: Time steps of a window: they bound the memory, whatever ``--bptt`` is, and do not change the result.
     """
     training, total = model.training, torch.zeros((), device=text.device, dtype=torch.float64)
     model.train(False)

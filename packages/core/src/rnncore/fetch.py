@@ -27,6 +27,7 @@ def get(
     origin: Path | None = None,
     force: bool = False,
     timeout: float = 30.0,
+    advice: str | None = None,
 ) -> Path:
     """Install a data set and give its directory; one that is installed and undamaged is left alone.
 
@@ -39,6 +40,7 @@ def get(
         origin: take the data from this directory, archive or raw file, and replace what is installed.
         force: install data from ``origin`` even if they fail a check; each failure is logged.
         timeout: seconds without an answer after which the next mirror is tried.
+        advice: what a user without a network should do; by default ``rnn-data get --from``.
 
     Raises:
         UserError: no mirror gave the right files, ``origin`` does not hold them, or the disk cannot take them.
@@ -52,7 +54,7 @@ def get(
     try:
         with _workspace(data_dir, dataset.name) as work:
             if origin is None:
-                prepared = _from_sources(dataset, data_dir, work, timeout)
+                prepared = _from_sources(dataset, data_dir, work, timeout, advice)
             else:
                 prepared = _from_origin(dataset, origin.expanduser(), work, force)
             record_sums(prepared, [file.name for file in dataset.files])
@@ -82,7 +84,7 @@ def _workspace(data_dir: Path, name: str) -> Iterator[Path]:
         yield Path(work)
 
 
-def _from_sources(dataset: Dataset, data_dir: Path, work: Path, timeout: float) -> Path:
+def _from_sources(dataset: Dataset, data_dir: Path, work: Path, timeout: float, advice: str | None) -> Path:
     """Prepare the data from the set that they are made from, if that is there, or from the first source that works."""
     base = dataset.made_from
     if base is not None and intact(base, data_dir / base.name):
@@ -96,7 +98,8 @@ def _from_sources(dataset: Dataset, data_dir: Path, work: Path, timeout: float) 
         except UserError as error:
             problems.append(error.message)
     cause = "; ".join(problems) or "nobody offers it for download"
-    raise UserError(f"{dataset.name}: {cause}; if you have a copy: 'rnn-data get {dataset.name} --from DIR_OR_FILE'")
+    advice = advice or f"if you have a copy: 'rnn-data get {dataset.name} --from DIR_OR_FILE'"
+    raise UserError(f"{dataset.name}: {cause}; {advice}")
 
 
 def _fetch(dataset: Dataset, source: Sequence[Download], folder: Path, timeout: float) -> list[Path]:

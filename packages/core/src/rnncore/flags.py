@@ -24,6 +24,7 @@ A bad value is one line ``Error: ...`` that names the flag or the file and key, 
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import click
@@ -101,16 +102,22 @@ def flag(
 
 
 def command(
-    options_class: type[Options], *, name: str, epilog: str | None = None, examples: Sequence[str] = ()
+    options_class: type[Options],
+    *,
+    name: str,
+    epilog: str | None = None,
+    examples: Sequence[str] = (),
+    shipped: Path | None = None,
 ) -> Callable[[Callable[[Options], object]], "OptionsCommand[Options]"]:
     """Decorate a function of one ``options_class`` object to become the click command ``name``.
 
     The function's docstring is the help; ``examples`` are command lines shown after the flags, ``epilog`` text after
-    those. Raises TypeError if a flag is declared wrongly.
+    those. ``shipped`` is a folder of configurations that come with the command: ``--config quick`` is ``quick.yaml`` in
+    it, unless a file ``quick`` is there. Raises TypeError if a flag is declared wrongly.
     """
 
     def decorate(function: Callable[[Options], object]) -> OptionsCommand[Options]:
-        return OptionsCommand(options_class, function, name=name, epilog=epilog, examples=examples)
+        return OptionsCommand(options_class, function, name=name, epilog=epilog, examples=examples, shipped=shipped)
 
     return decorate
 
@@ -128,18 +135,20 @@ class OptionsCommand(click.Command, Generic[Options]):
         function: Callable[[Options], object],
         *,
         name: str,
-        epilog: str | None,
-        examples: Sequence[str],
+        epilog: str | None = None,
+        examples: Sequence[str] = (),
+        shipped: Path | None = None,
     ) -> None:
         self.options_class = options_class
         self.flags = flags_of(options_class)
         self.examples = examples
+        self.shipped = {} if shipped is None else {path.stem: path for path in sorted(shipped.glob("*.yaml"))}
         super().__init__(
             name,
             params=[click.Option([*each.rules.names, each.field], type=str) for each in (*self.flags, CONFIG)],
             callback=lambda options: function(options),
             help=function.__doc__,
-            epilog=epilog,
+            epilog=epilog or (f"--config also takes {' or '.join(self.shipped)}, by name." if self.shipped else None),
             context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
         )
 
@@ -166,6 +175,8 @@ class OptionsCommand(click.Command, Generic[Options]):
             if ctx.get_parameter_source(each.field) == ParameterSource.COMMANDLINE
         }
         path = typed.pop(CONFIG.field, None)
+        if path is not None and not path.exists():
+            path = self.shipped.get(str(path), path)
         configured = _values_of(self.flags, read_config(path), source=str(path)) if path else {}
         return _build(self.options_class, {**configured, **typed})
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Most logits of one block, 32 MiB in float32.
-BLOCK = 2**23
+#: Logits of a block, 32 MiB in float32, and the fewest rows of one: each passes over the whole weight gradient.
+BLOCK, FEWEST_ROWS = 2**23, 256
 
 
-def cross_entropy_sum(
+@torch.no_grad()
+def cross_entropy_rows(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """The sum over rows of -log softmax(hidden weight^T + bias)[target], in nats; no gradient.
+    """-log softmax(hidden weight^T + bias)[target] of each row, in nats: ``[N]``, no gradient.
 
     Args:
         hidden: ``[N, E]``.
@@ -29,13 +30,17 @@ def cross_entropy_sum(
         targets: int64 ``[N]``.
         dtype: What the product is computed in (bfloat16 under mixed precision); ``hidden``'s own when absent.
     """
-    total = hidden.new_zeros(())
-    with torch.no_grad():
-        factor = _factor(weight, dtype)
-        for rows in _blocks(hidden, weight):
-            logits = _logits(hidden[rows], factor, bias)
-            total += F.cross_entropy(logits, targets[rows], reduction="sum")
-    return total
+    losses, factor = hidden.new_empty(len(hidden)), _factor(weight, dtype)
+    for rows in _blocks(hidden, weight):
+        losses[rows] = F.cross_entropy(_logits(hidden[rows], factor, bias), targets[rows], reduction="none")
+    return losses
+
+
+def cross_entropy_sum(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The sum of `cross_entropy_rows`."""
+    return cross_entropy_rows(hidden, weight, bias, targets, dtype).sum()
 
 
 @torch.no_grad()
@@ -52,7 +57,7 @@ def cross_entropy_and_gradient(
     """`cross_entropy_sum` and the gradient of ``scale`` times it.
 
     Args:
-        hidden, weight, bias, targets, dtype: As for `cross_entropy_sum`.
+        hidden, weight, bias, targets, dtype: As for `cross_entropy_rows`.
         scale: Factor of all gradients, 1/N for the mean.
         grad_weight: ``[V, E]``, the weight's gradient is added to it.
         grad_bias: ``[V]``, likewise.
@@ -108,7 +113,7 @@ def linear_cross_entropy(
     """The mean cross entropy of a linear decoder, in nats, with gradients by ``hidden``, ``weight`` and ``bias``.
 
     As ``F.cross_entropy(F.linear(hidden, weight, bias), targets)``, in blocks; the gradients are taken with the loss
-    and kept until ``backward``. Arguments as for `cross_entropy_sum`.
+    and kept until ``backward``. Arguments as for `cross_entropy_rows`.
     """
     if not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (hidden, weight, bias))):
         return cross_entropy_sum(hidden, weight, bias, targets, dtype) / len(targets)
@@ -117,9 +122,9 @@ def linear_cross_entropy(
 
 
 def _blocks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    """The fewest blocks of rows of nearly equal size whose logits fit into `BLOCK`."""
+    """Blocks of rows of nearly equal size: about `BLOCK` logits each, but no fewer than `FEWEST_ROWS` rows."""
     rows = len(hidden)
-    count = max(1, -(-rows * len(weight) // BLOCK))
+    count = max(1, min(-(-rows * len(weight) // BLOCK), rows // FEWEST_ROWS))
     edges = [rows * k // count for k in range(count + 1)]
     return [slice(first, last) for first, last in itertools.pairwise(edges) if last > first]
 

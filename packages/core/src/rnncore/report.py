@@ -10,7 +10,7 @@ import click
 
 from rnncore.atomic_file import cannot_write
 from rnncore.errors import UserError
-from rnncore.run_summary import RunSummary, converted, summarise_all, table
+from rnncore.run_summary import RunSummary, Unit, converted, summarise_all, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def plot(runs: Sequence[Path], output: Path) -> None:
     """Draw training, validation and test loss of run directories over their steps.
 
     Left the loss in nats per token; right the perplexity on a logarithmic scale, or bits per character when every run
-    is one of characters.
+    is one of characters. Where no run is one of text, both show the loss, right on a logarithmic scale.
 
     Args:
         runs: run directories, one colour each.
@@ -56,14 +56,17 @@ def _draw(summaries: Sequence[RunSummary], output: Path) -> None:
     if output.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
         raise UserError(f"cannot draw to {output}: give a name that ends in .png, .pdf or .svg")
     left, right = figure.subplots(1, 2)
-    in_bits = all(summary.in_bits for summary in summaries)
+    units = {summary.unit for summary in summaries}
+    unit: Unit = units.pop() if len(units) == 1 else "ppl"
     for number, summary in enumerate(summaries):
-        _curves(left, summary, f"C{number % 10}", in_nats=True, in_bits=in_bits)
-        _curves(right, summary, f"C{number % 10}", in_nats=False, in_bits=in_bits)
-    left.set_ylabel("loss (nats per token)")
-    right.set_ylabel("bits per character" if in_bits else "perplexity")
-    if not in_bits:
+        _curves(left, summary, f"C{number % 10}", "loss")
+        _curves(right, summary, f"C{number % 10}", unit)
+    left.set_ylabel("loss" if unit == "loss" else "loss (nats per token)")
+    right.set_ylabel({"ppl": "perplexity", "bpc": "bits per character", "loss": "loss"}[unit])
+    if unit == "ppl":
         _logarithmic(right)
+    elif unit == "loss":
+        right.set_yscale("log", nonpositive="mask")
     for axes in (left, right):
         axes.set_xlabel("optimizer step")
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
@@ -76,7 +79,7 @@ def _draw(summaries: Sequence[RunSummary], output: Path) -> None:
         raise cannot_write(output, error) from error
 
 
-def _curves(axes: Axes, run: RunSummary, colour: str, *, in_nats: bool, in_bits: bool) -> None:
+def _curves(axes: Axes, run: RunSummary, colour: str, unit: Unit) -> None:
     """Training as a thin line, validation as a line with a marker per evaluation, the test as a star."""
     styles = (
         (run.train, {"linewidth": 0.8, "alpha": 0.6}),
@@ -86,7 +89,7 @@ def _curves(axes: Axes, run: RunSummary, colour: str, *, in_nats: bool, in_bits:
     for points, style in styles:
         if points:
             steps = [step for step, _ in points]
-            values = [loss if in_nats else converted(loss, in_bits=in_bits) for _, loss in points]
+            values = [converted(loss, unit) for _, loss in points]
             axes.plot(steps, values, color=colour, **style)
 
 

@@ -45,7 +45,7 @@ class RunLog:
         self,
         run: RunDirectory,
         *,
-        unit: Unit,
+        unit: Unit | None,
         log_interval: int,
         total_steps: int | None = None,
         tensorboard: bool = True,
@@ -54,7 +54,8 @@ class RunLog:
 
         Args:
             run: where the files go.
-            unit: how a loss is shown beside nats: perplexity, or bits per character.
+            unit: how a loss is shown beside nats: perplexity, or bits per character. None where it is no loss of text
+                and stands for itself.
             log_interval: steps from one ``step`` line to the next.
             total_steps: the last step of the run where that is known (``--max_steps``); the bar shows it.
             tensorboard: also write event files.
@@ -113,8 +114,8 @@ class RunLog:
         """Count one optimizer step; every ``log_interval`` steps write a ``step`` line.
 
         Args:
-            loss: scalar on any device, mean nats per token of this step. It is copied on the device; nothing waits
-                for the device except when a line is written.
+            loss: scalar on any device, mean nats per token of this step (or what the command's loss is). It is copied
+                on the device; nothing waits for the device except when a line is written.
             tokens: how many tokens the step trained on.
             extra: further numbers of this step, for example ``lr``.
 
@@ -148,6 +149,10 @@ class RunLog:
         if not math.isfinite(loss):
             raise UserError(f"the {event} loss is {loss} after step {self.global_step}{self._advice()}")
         more = _checked(extra or {})
+        if self._unit is None:
+            self._record(event, {"loss": loss, **more})
+            self.say(f"{self._place()} | {event} loss {loss:.4g}{_listed(more)}")
+            return
         converted = self._converted(loss)
         self._record(event, {"loss": loss, self._unit: converted, **more})
         self.say(f"{self._place()} | {event} loss {loss:.4f} | {event} {self._unit} {converted:.3f}{_listed(more)}")
@@ -207,7 +212,9 @@ class RunLog:
         times = {"ms": round(summary.ms, 3), "tokens_per_s": round(summary.tokens_per_s, 1)}
         self._record("step", {"loss": summary.loss, **times, **more})
         speed = f"{summary.ms:.1f} ms | {summary.tokens_per_s:,.0f} tokens/s"
-        shown = f"loss {summary.loss:.4f} | {self._unit} {self._converted(summary.loss):.2f}"
+        shown = f"loss {summary.loss:.4g}"
+        if self._unit is not None:
+            shown = f"loss {summary.loss:.4f} | {self._unit} {self._converted(summary.loss):.2f}"
         self.say(f"{self._place()} | {shown} | {speed}{_listed(more)}")
         self._show(summary.loss, summary.ms)
 
@@ -236,7 +243,10 @@ class RunLog:
 
     def _show(self, loss: float, milliseconds: float) -> None:
         step = "" if self._total_steps is None else f" | step {self.global_step}/{self._total_steps}"
-        self._bar.text(f"loss {loss:.3f} | {self._unit} {self._converted(loss):.1f} | {milliseconds:.1f} ms{step}")
+        shown = f"loss {loss:.3g}"
+        if self._unit is not None:
+            shown = f"loss {loss:.3f} | {self._unit} {self._converted(loss):.1f}"
+        self._bar.text(f"{shown} | {milliseconds:.1f} ms{step}")
 
     def _place(self) -> str:
         return f"epoch {self.epoch_number} | step {self.global_step}"

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rnncore.errors import UserError
 from rnncore.metrics_file import read_metrics
 
 Points = list[tuple[int, float]]
+Unit = Literal["ppl", "bpc", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,9 @@ class RunSummary:
 
     Attributes:
         name: the last part of its path, or the path where that is not unique.
-        in_bits: whether losses are shown in bits per character instead of perplexity.
-        train, valid, test: (step, loss in nats per token) of every line.
+        unit: how losses are shown: as perplexity, bits per character, or as they are ("loss"), which is so where they
+            are no losses of text.
+        train, valid, test: (step, loss) of every line; nats per token for text.
         best_epoch: the epoch of the lowest validation loss.
         seconds: time of the whole run.
         ms: median over the step lines of their milliseconds per step.
@@ -30,7 +32,7 @@ class RunSummary:
     """
 
     name: str
-    in_bits: bool
+    unit: Unit
     train: Points
     valid: Points
     test: Points
@@ -73,9 +75,11 @@ def table(summaries: Sequence[RunSummary]) -> str:
     return "\n".join("  ".join(_aligned(row, widths)).rstrip() for row in rows)
 
 
-def converted(loss: float, *, in_bits: bool) -> float:
-    """A loss in nats as perplexity (infinite where it overflows) or as bits."""
-    if in_bits:
+def converted(loss: float, unit: Unit) -> float:
+    """A loss in nats as perplexity (infinite where it overflows) or as bits; or as it is."""
+    if unit == "loss":
+        return loss
+    if unit == "bpc":
         return loss / math.log(2)
     return math.exp(loss) if loss < 700 else math.inf
 
@@ -87,7 +91,7 @@ def _summary(run: Path, rows: list[dict[str, Any]]) -> RunSummary:
     end = ends[-1] if ends else {}
     return RunSummary(
         name=run.resolve().name,
-        in_bits=any("bpc" in row for row in rows),
+        unit=_unit(rows),
         train=_points(steps),
         valid=_points(valid),
         test=_points([row for row in rows if row["event"] == "test"]),
@@ -98,6 +102,14 @@ def _summary(run: Path, rows: list[dict[str, Any]]) -> RunSummary:
         peak_rss_mb=end.get("peak_rss_mb"),
         peak_cuda_mb=end.get("peak_cuda_mb"),
     )
+
+
+def _unit(rows: list[dict[str, Any]]) -> Unit:
+    """By the evaluations; a run without one counts as one of words until it tells."""
+    evaluated = [row for row in rows if row["event"] in ("valid", "test")]
+    if any("bpc" in row for row in evaluated):
+        return "bpc"
+    return "ppl" if not evaluated or any("ppl" in row for row in evaluated) else "loss"
 
 
 def _points(rows: list[dict[str, Any]]) -> Points:
@@ -118,8 +130,8 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
         memory += f" + {run.peak_cuda_mb:.0f} GPU"
     return (
         run.name,
-        _loss(best, run.in_bits) + epoch,
-        _loss(run.test[-1][1] if run.test else None, run.in_bits),
+        _loss(best, run.unit) + epoch,
+        _loss(run.test[-1][1] if run.test else None, run.unit),
         "-" if run.seconds is None else str(timedelta(seconds=round(run.seconds))),
         _number(run.ms, ".1f"),
         _number(run.tokens_per_s, ",.0f"),
@@ -127,10 +139,10 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
     )
 
 
-def _loss(loss: float | None, in_bits: bool) -> str:
+def _loss(loss: float | None, unit: Unit) -> str:
     if loss is None:
         return "-"
-    return f"{converted(loss, in_bits=in_bits):.3f} {'bpc' if in_bits else 'ppl'}"
+    return f"{loss:.4g}" if unit == "loss" else f"{converted(loss, unit):.3f} {unit}"
 
 
 def _number(value: float | None, form: str) -> str:

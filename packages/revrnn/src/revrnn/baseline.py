@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from rnncore.device import autocast_dtype
 from rnncore.dropout import LockedDropout, WeightDrop, embedding_mask
 from rnncore.windows import detach
 from torch import Tensor, nn
 
-from revrnn.layer import autocast_dtype
 from revrnn.tied_vocabulary import TiedVocabulary
 
 State = Sequence[Any]

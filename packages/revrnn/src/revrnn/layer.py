@@ -4,6 +4,7 @@ Shapes: T time steps, B batch, I inputs, H units, L layers, G = H / 2 units of o
 """
 
 import torch
+from rnncore.device import autocast_dtype
 from rnncore.errors import UserError
 from torch import Tensor, nn
 
@@ -183,11 +184,6 @@ class RevLSTM(_ReversibleRNN):
         """Runs over sequences; as `RevGRU.forward`, with the state (h, c), each ``[L, B, H]``."""
         outputs, (h, c), _ = self._run(x, state, lengths)
         return outputs, (h, c)
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The type that autocast asks products to be computed in on a device; None outside autocast."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _active(x: Tensor, lengths: Tensor | None) -> Tensor | None:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+from rnncore.device import autocast_dtype
 from rnncore.dropout import embedding_mask, locked_mask, weight_mask
 from torch import Tensor, nn
 
-from revrnn.layer import RevGRU, RevLSTM, autocast_dtype
+from revrnn.layer import RevGRU, RevLSTM
 from revrnn.sequence import Stack, run
 from revrnn.tied_vocabulary import TiedVocabulary
 from revrnn.window import Bits, Weights, Window, spans

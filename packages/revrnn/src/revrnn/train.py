@@ -119,7 +119,7 @@ def _train(training: Training, interrupt: Interrupt) -> None:
         if interrupt and training.row < rows:
             return
         with log.outside_step():
-            valid_loss = evaluate(training.model, training.texts["valid"], options.bptt, options.amp)
+            valid_loss = evaluate(training.model, training.texts["valid"], options.amp)
             log.evaluated("valid", valid_loss)
             if valid_loss < training.best:
                 training.best = valid_loss
@@ -165,7 +165,7 @@ def _finish(training: Training) -> None:
     log, run = training.log, training.run
     if run.best.exists():
         training.model.load_state_dict(checkpoint.load(run.best, kind=COMMAND)["model"])
-    log.evaluated("test", evaluate(training.model, training.texts["test"], training.options.bptt, training.options.amp))
+    log.evaluated("test", evaluate(training.model, training.texts["test"], training.options.amp))
     log.end()
     if (bits := training.bits) is not None:
         saved, best = bits.normal / bits.used, bits.normal / bits.optimal
@@ -202,7 +202,7 @@ def _prepare(
         vocabulary=corpus.vocabulary,
         texts=texts,
         model=model,
-        optimizer=torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay),
+        optimizer=torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay, fused=True),
         trigger=NonMonotone(options.nonmono),
         lengths=np.random.default_rng(options.seed),
         run=run,

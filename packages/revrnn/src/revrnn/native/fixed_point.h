@@ -62,25 +62,35 @@ struct Reach {
   int64_t farthest = 0;  // the largest magnitude of a unit
 };
 
+constexpr int64_t kBlock = 512;  // most units at a time
+
 // h <- h * gate / 1024 + add for n units; without `buffered`, the bits that the product loses are gone.
 template <bool buffered, typename T>
 void advance(int64_t n, const int64_t* gate, const int64_t* add, int32_t* h, int64_t* word, T* value, Reach& reach) {
-  int64_t full = reach.fullest, far = reach.farthest;
+  int64_t next[kBlock];
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
-    int64_t state = (h[i] >> kForgetBits) * gate[i] + add[i];
+    next[i] = (h[i] >> kForgetBits) * gate[i] + add[i];
     if constexpr (buffered) {
       int64_t quotient, remainder;
       divide((word[i] << kForgetBits) + (h[i] & kForgetMask), gate[i], quotient, remainder);
-      state += remainder;
+      next[i] += remainder;
       word[i] = quotient;
-      full = std::max(full, quotient);
     }
-    far = std::max({far, state, -std::max(state, -kMost)});  // what came of a NaN is the most negative number
-    h[i] = static_cast<int32_t>(state);
+  }
+  // Loops of their own: together with the division, the compiler would vectorise neither.
+  int64_t full = reach.fullest, least = -reach.farthest, most = reach.farthest;
+  for (int64_t i = 0; buffered && i < n; ++i) full = word[i] > full ? word[i] : full;
+  for (int64_t i = 0; i < n; ++i) {
+    most = next[i] > most ? next[i] : most;
+    least = next[i] < least ? next[i] : least;
+  }
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    h[i] = static_cast<int32_t>(next[i]);
     value[i] = real<T>(h[i]);
   }
-  reach = {full, far};
+  reach = {full, std::max(most, -std::max(least, -kMost))};  // what came of a NaN is the most negative number
 }
 
 template <typename T>
@@ -98,7 +108,6 @@ void retreat(int64_t n, const int64_t* gate, const int64_t* add, int32_t* h, int
 }
 
 // Some columns of a row with their gates and addends as integers, made in loops of their own, which vectorise.
-constexpr int64_t kBlock = 512;
 template <typename T>
 struct Block {
   int64_t gate[kBlock], add[kBlock];

@@ -1,0 +1,87 @@
+"""``awdlm-finetune``: a trained model goes on with averaged SGD from the first step (Merity et al. 2017, section 5)."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from rnncore import device
+from rnncore.flags import command
+from rnncore.interrupts import Interrupt
+from rnncore.memory import keep_freed_memory
+from rnncore.resumption import open_resumed
+from rnncore.run_options import describe
+from rnncore.vocabulary import Vocabulary
+
+from awdlm.options import FINETUNE, FinetuneOptions, build_model
+from awdlm.run_state import Training, save_last
+from awdlm.saved_model import find, keep_model, load, load_corpus
+from awdlm.training import CHANGEABLE, Resumed, begin_epoch, texts_of, train_epoch, under_way, validate
+
+
+@command(
+    FinetuneOptions,
+    name=FINETUNE,
+    examples=[
+        "awdlm-finetune --save PTB.pt --batch_size 20 --dropouti 0.4 --dropouth 0.25 --seed 141 --epochs 500",
+        "awdlm-finetune --resume runs/awdlm-finetune/2030-01-31_12-00-00",
+    ],
+)
+def main(options: FinetuneOptions) -> None:
+    """Go on training a model with averaged SGD, until its validation loss stalls again (--nonmono).
+
+    PTB.pt stays as it is, and the result goes beside it, to PTB.finetuned.pt, unless --in_place is given. What the
+    model is (--model, --nhid and so on) and its data come from the checkpoint.
+    """
+    resumed: Resumed | None = None
+    if options.resume is not None:
+        options, run, saved = open_resumed(options, FINETUNE, CHANGEABLE)
+        resumed, vocabulary, weights = (run, saved), Vocabulary(saved["vocabulary"]), saved["model"]
+    else:
+        source = load(find(options.save, flag="--save"))
+        options = dataclasses.replace(keep_model(options, source), save=source.path)
+        vocabulary, weights = source.vocabulary, source.model.state_dict()
+    keep_freed_memory()
+    device.set_threads(options.threads)
+    place = device.choose(options.device, cuda=options.cuda)
+    device.seed_everything(options.seed)
+    corpus = load_corpus(options, vocabulary)
+    model = build_model(options, len(vocabulary)).to(place)
+    model.load_state_dict(weights)
+    texts = texts_of(corpus, options, place)
+    if options.dry_run:
+        print(describe(options, model), end="")
+        return
+    rate, decay = options.learning_rate, options.weight_decay
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+    with under_way(options, FINETUNE, corpus, texts, model, optimizer, copy=_result(options), resumed=resumed) as (
+        training,
+        interrupt,
+    ):
+        _train(training, interrupt)
+
+
+def _train(training: Training, interrupt: Interrupt) -> None:
+    """The epochs, averaged from the first step, until the validation loss stalls."""
+    log = training.log
+    if not training.averages.active:
+        with log.outside_step():
+            validate(training)  # what is to be improved; nothing worse is kept
+            training.averages.start()
+            save_last(training)
+    while not (training.finished or training.trigger.fired or interrupt):
+        train_epoch(training, interrupt)
+        if interrupt and training.row < training.rows:
+            return
+        with log.outside_step():
+            loss = validate(training)
+            if training.row < training.rows:  # --max_steps: the epoch goes on from what was saved
+                return
+            if training.trigger.update(loss):
+                log.say("the validation loss stalls: done")
+            begin_epoch(training)
+
+
+def _result(options: FinetuneOptions) -> Path:
+    """Where the finetuned model goes: ``PTB.pt`` gives ``PTB.finetuned.pt``."""
+    assert options.save is not None
+    return options.save if options.in_place else options.save.with_name(f"{options.save.stem}.finetuned.pt")

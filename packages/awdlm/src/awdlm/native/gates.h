@@ -1,0 +1,127 @@
+// The gates of a QRNN layer and its recurrence, fused, as in eager.py: y [T, B, 2H or 3H] holds z, f (and o) before
+// activation. Nothing but y and c is kept for the gradient: activations are cheaper to compute again than to store.
+#pragma once
+#include "columns.h"
+#include "exponential.h"
+
+namespace {
+
+struct Gates {
+  int64_t steps, batch, units, parts;
+
+  Gates(const Tensor& y, const Tensor& initial, bool output_gate) {
+    TORCH_CHECK(y.dim() == 3 && initial.dim() == 2, "awdlm: expected y [T, B, 3H] and initial [B, H], got ", y.sizes(),
+                " and ", initial.sizes());
+    steps = y.size(0), batch = initial.size(0), units = initial.size(1), parts = output_gate ? 3 : 2;
+    check("y", y, y.scalar_type(), {steps, batch, parts * units});
+    check("initial", initial, at::toOpMathType(y.scalar_type()), {batch, units});
+  }
+
+  int64_t columns() const { return batch * units; }
+  // Where the gate z of a time step, row and unit stands in y; f and o follow after `units` each.
+  int64_t gate(int64_t t, int64_t row, int64_t unit) const { return (t * batch + row) * parts * units + unit; }
+};
+
+// z, f and o of some units of a row; without output gate, o is absent.
+template <typename R>
+struct Activations {
+  R powers[3 * kBlock];
+  int64_t n;
+
+  template <typename T>
+  void read(const T* y, int64_t units, int64_t count, int64_t parts) {
+    n = count;
+    each(n, [=, this](int64_t i) { powers[i] = R(-2) * R(y[i]); });
+    for (int64_t part = 1; part < parts; ++part) {
+      each(n, [=, this](int64_t i) { powers[part * n + i] = -R(y[part * units + i]); });
+    }
+    exponentials(powers, parts * n);
+  }
+  R z(int64_t i) const { return R(2) / (R(1) + powers[i]) - R(1); }  // tanh
+  R f(int64_t i) const { return R(1) / (R(1) + powers[n + i]); }
+  R o(int64_t i) const { return R(1) / (R(1) + powers[2 * n + i]); }
+};
+
+template <bool output_gate, typename T>
+void gates_forward_columns(const Gates& s, const T* y, const Real<T>* initial, Real<T>* c, T* out, int64_t first,
+                           int64_t last) {
+  Activations<Real<T>> gates;
+  for (int64_t t = 0; t < s.steps; ++t) {
+    for_parts(first, last, s.units, [&](int64_t row, int64_t unit, int64_t column, int64_t n) {
+      gates.read(y + s.gate(t, row, unit), s.units, n, s.parts);
+      const int64_t at = t * s.columns() + column;
+      const Real<T>* before = t > 0 ? c + at - s.columns() : initial + column;
+      each(n, [&](int64_t i) {
+        const Real<T> f = gates.f(i), state = f * gates.z(i) + (Real<T>(1) - f) * before[i];
+        c[at + i] = state;
+        if constexpr (output_gate) out[at + i] = gates.o(i) * state;
+      });
+    });
+  }
+}
+
+// Returns c [T, B, H] in the type to compute in, and o c in y's type; without output gate the second is empty.
+std::tuple<Tensor, Tensor> gates_forward(const Tensor& y, const Tensor& initial, bool output_gate) {
+  const Gates s(y, initial, output_gate);
+  Tensor c = at::empty({s.steps, s.batch, s.units}, initial.options());
+  Tensor out = output_gate ? at::empty(c.sizes(), y.options()) : at::empty({0}, y.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, y.scalar_type(), "awdlm::gates_forward", [&] {
+    using R = Real<scalar_t>;
+    const auto run = output_gate ? &gates_forward_columns<true, scalar_t> : &gates_forward_columns<false, scalar_t>;
+    const scalar_t* gates = y.const_data_ptr<scalar_t>();
+    const R* start = initial.const_data_ptr<R>();
+    R* states = c.mutable_data_ptr<R>();
+    scalar_t* outputs = out.mutable_data_ptr<scalar_t>();
+    for_columns(s.steps, s.columns(), [&](int64_t first, int64_t last) {
+      run(s, gates, start, states, outputs, first, last);
+    });
+  });
+  return {c, out};
+}
+
+// `grad` is by the output, `carry` by the last state; carry becomes the gradient by the first.
+template <bool output_gate, typename T>
+void gates_backward_columns(const Gates& s, const T* grad, const T* y, const Real<T>* c, const Real<T>* initial,
+                            T* grad_y, Real<T>* carry, int64_t first, int64_t last) {
+  using R = Real<T>;
+  Activations<R> gates;
+  for (int64_t t = s.steps - 1; t >= 0; --t) {
+    for_parts(first, last, s.units, [&](int64_t row, int64_t unit, int64_t column, int64_t n) {
+      gates.read(y + s.gate(t, row, unit), s.units, n, s.parts);
+      const int64_t at = t * s.columns() + column;
+      const R* before = t > 0 ? c + at - s.columns() : initial + column;
+      T* to = grad_y + s.gate(t, row, unit);
+      each(n, [&](int64_t i) {
+        const R z = gates.z(i), f = gates.f(i), o = output_gate ? gates.o(i) : R(1);
+        const R by_out = grad[at + i], by_c = by_out * o + carry[column + i];
+        to[i] = by_c * f * (R(1) - z * z);
+        to[s.units + i] = by_c * (z - before[i]) * f * (R(1) - f);
+        if constexpr (output_gate) to[2 * s.units + i] = by_out * c[at + i] * o * (R(1) - o);
+        carry[column + i] = by_c * (R(1) - f);
+      });
+    });
+  }
+}
+
+std::tuple<Tensor, Tensor> gates_backward(const Tensor& grad, const Tensor& grad_last, const Tensor& y,
+                                          const Tensor& c, const Tensor& initial, bool output_gate) {
+  const Gates s(y, initial, output_gate);
+  check("grad", grad, y.scalar_type(), {s.steps, s.batch, s.units});
+  check("grad_last", grad_last, initial.scalar_type(), initial.sizes());
+  check("c", c, initial.scalar_type(), {s.steps, s.batch, s.units});
+  Tensor grad_y = at::empty(y.sizes(), y.options()), grad_initial = grad_last.clone();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, y.scalar_type(), "awdlm::gates_backward", [&] {
+    using R = Real<scalar_t>;
+    const auto run = output_gate ? &gates_backward_columns<true, scalar_t> : &gates_backward_columns<false, scalar_t>;
+    const scalar_t *by_out = grad.const_data_ptr<scalar_t>(), *gates = y.const_data_ptr<scalar_t>();
+    const R *states = c.const_data_ptr<R>(), *start = initial.const_data_ptr<R>();
+    scalar_t* by_y = grad_y.mutable_data_ptr<scalar_t>();
+    R* carry = grad_initial.mutable_data_ptr<R>();
+    for_columns(s.steps, s.columns(), [&](int64_t first, int64_t last) {
+      run(s, by_out, gates, states, start, by_y, carry, first, last);
+    });
+  });
+  return {grad_y, grad_initial};
+}
+
+}  // namespace

@@ -1,0 +1,237 @@
+"""What ``awdlm-train`` and ``awdlm-finetune`` share: the step, an epoch, validation, and a run's beginning and end.
+
+Shapes: T time steps, B batch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rnncore import checkpoint, device, report
+from rnncore.asgd import AveragedParameters, NonMonotone, scaled_lr
+from rnncore.corpus import Corpus
+from rnncore.cuda_graph import GraphedStep, bucket_length
+from rnncore.divergence import numbered_step, require_finite_step
+from rnncore.errors import UserError
+from rnncore.evaluation import evaluate
+from rnncore.flags import to_dict
+from rnncore.interrupts import Interrupt, deferred_interrupt
+from rnncore.run_directory import RunDirectory
+from rnncore.run_log import RunLog, Unit
+from rnncore.windows import detach, random_length, window
+from torch import Tensor
+
+from awdlm.model import AWDModel, State, activation_penalty, temporal_penalty
+from awdlm.options import ModelOptions
+from awdlm.run_state import Training, restore, save_best, save_last
+
+VALID_BATCH, TEST_BATCH = 10, 1
+#: Options that a resumed run may change.
+CHANGEABLE = {"data", "epochs", "log_interval", "checkpoint_interval", "cuda", "save"}
+
+
+#: The directory and the checkpoint of a run to go on with.
+Resumed = tuple[RunDirectory, dict[str, Any]]
+
+
+def texts_of(corpus: Corpus, options: ModelOptions, place: torch.device) -> dict[str, Tensor]:
+    """Each split in columns, ``[T, B]``. Raises UserError for a split that is too short."""
+    columns = {"train": options.batch_size, "valid": VALID_BATCH, "test": TEST_BATCH}
+    return {split: corpus.columns(split, count, place) for split, count in columns.items()}
+
+
+@contextmanager
+def under_way(
+    options: ModelOptions,
+    command: str,
+    corpus: Corpus,
+    texts: dict[str, Tensor],
+    model: AWDModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    copy: Path | None,
+    resumed: Resumed | None,
+) -> Iterator[tuple[Training, Interrupt]]:
+    """Opens a run, new or resumed; at the end of the block tests the best model, or says how to go on after Ctrl-C.
+
+    Args:
+        options: Of the command.
+        command: Its name.
+        corpus: What ``texts`` are of.
+        texts: From `texts_of`.
+        model: On its device.
+        optimizer: Of its parameters.
+        copy: A second file for the best model.
+        resumed: The directory and the checkpoint of the run to go on with.
+
+    Raises:
+        UserError: The second file has no folder to go to, which would else be found out after an epoch.
+    """
+    _require_folder(copy)
+    if resumed is None:
+        run = RunDirectory.create(
+            options.run_dir, command=command, config=to_dict(options), vocabulary=corpus.vocabulary
+        )
+    else:
+        run = resumed[0]
+    unit: Unit = "bpc" if options.level == "character" else "ppl"
+    with RunLog(run, unit=unit, log_interval=options.log_interval, total_steps=options.max_steps or None) as log:
+        training = _prepared(options, command, corpus, texts, model, optimizer, run, log, copy)
+        if resumed is None:
+            log.say(f"{options.model} on {options.data}: {len(corpus.vocabulary):,} types, run directory {run.path}")
+        else:
+            restore(training, resumed[1])
+        with deferred_interrupt() as interrupt:
+            yield training, interrupt
+        if interrupt:
+            log.say(f"stopped; to go on: {command} --resume {run.path}")
+        else:
+            _finish(training)
+    if interrupt:
+        raise SystemExit(130)
+
+
+def _require_folder(copy: Path | None) -> None:
+    if copy is not None and (copy.is_dir() or not copy.parent.is_dir()):
+        problem = "it is a folder; name a file" if copy.is_dir() else f"there is no folder {copy.parent}"
+        raise UserError(f"cannot write --save {copy}: {problem}")
+
+
+def _prepared(
+    options: ModelOptions,
+    command: str,
+    corpus: Corpus,
+    texts: dict[str, Tensor],
+    model: AWDModel,
+    optimizer: torch.optim.Optimizer,
+    run: RunDirectory,
+    log: RunLog,
+    copy: Path | None,
+) -> Training:
+    """A run that has not begun."""
+    place = texts["train"].device
+    step = partial(loss_and_gradient, model, activation=options.activation, temporal=options.temporal, amp=options.amp)
+    return Training(
+        options=options,
+        command=command,
+        device=place,
+        vocabulary=corpus.vocabulary,
+        texts=texts,
+        model=model,
+        optimizer=optimizer,
+        averages=AveragedParameters(model.parameters()),
+        trigger=NonMonotone(options.nonmono),
+        lengths=np.random.default_rng(options.seed),
+        run=run,
+        log=log,
+        state=model.initial_state(options.batch_size),
+        graph=GraphedStep(step, model.parameters()) if options.cuda_graph and place.type == "cuda" else None,
+        copy=copy,
+    )
+
+
+def loss_and_gradient(
+    model: AWDModel,
+    inputs: Tensor,
+    targets: Tensor,
+    state: State,
+    *,
+    activation: float,
+    temporal: float,
+    amp: str | None = None,
+) -> tuple[Tensor, State]:
+    """The mean loss of a window ``[T, B]`` in nats per token, without penalties, and the state after it.
+
+    The gradients by the loss with its penalties ``activation`` (AR) and ``temporal`` (TAR) are added to the parameters.
+    """
+    with device.autocast(inputs.device, amp):
+        outputs = model(inputs, state)
+        loss = model.loss(outputs.dropped[-1], targets)
+        total = loss
+        if activation:
+            total = total + activation_penalty(outputs.dropped[-1], activation)
+        if temporal:
+            total = total + temporal_penalty(outputs.raw[-1], temporal)
+    total.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), detach(outputs.state)
+
+
+def train_epoch(training: Training, interrupt: Interrupt) -> None:
+    """Trains to the end of the epoch, or until ``--max_steps`` or Ctrl-C stop it; then ``row`` is below ``rows``."""
+    options, log, text = training.options, training.log, training.texts["train"]
+    log.epoch(training.epoch, training.rows * options.batch_size, done=training.row * options.batch_size)
+    training.model.train()
+    stop = training.out_of_steps
+    while training.row < training.rows and not stop:
+        length = min(random_length(options.bptt, training.lengths), training.rows - training.row)
+        if training.graph is not None:
+            length = bucket_length(length, 5, 5)
+        inputs, targets = window(text, training.row, length)
+        with numbered_step(log, training.model, saved=training.run.last.exists()):
+            loss = _step(training, inputs, targets)
+        training.row += length
+        log.step(loss, inputs.numel(), extra={"lr": training.rate * length / options.bptt} if log.due else None)
+        stop = bool(interrupt) or training.out_of_steps
+        if stop or log.global_step % options.checkpoint_interval == 0:
+            with log.outside_step():
+                save_last(training)
+
+
+def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
+    """One optimizer step on a window ``[T, B]``, at a rate scaled by its length: the loss."""
+    options, model, optimizer = training.options, training.model, training.optimizer
+    optimizer.zero_grad()
+    loss: Tensor
+    if training.graph is not None:
+        loss, training.state = training.graph(inputs, targets, training.state)
+    else:
+        loss, training.state = loss_and_gradient(
+            model,
+            inputs,
+            targets,
+            training.state,
+            activation=options.activation,
+            temporal=options.temporal,
+            amp=options.amp,
+        )
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+    require_finite_step(loss, norm)
+    with scaled_lr(optimizer, len(inputs) / options.bptt):
+        optimizer.step()
+    training.averages.update()
+    return loss
+
+
+def validate(training: Training) -> float:
+    """The validation loss in nats per token, of the averaged weights where there are any; keeps the best model."""
+    with training.averages.swapped_in():
+        loss = evaluate(training.model, training.texts["valid"], training.options.amp)
+        training.log.evaluated("valid", loss)
+        if loss < training.best:
+            training.best = loss
+            save_best(training)
+    return loss
+
+
+def begin_epoch(training: Training) -> None:
+    """Goes on to the next epoch and saves."""
+    training.epoch, training.row = training.epoch + 1, 0
+    training.state = training.model.initial_state(training.options.batch_size)
+    save_last(training)
+
+
+def _finish(training: Training) -> None:
+    """Tests the best model and draws the curves."""
+    log, run, options = training.log, training.run, training.options
+    if run.best.exists():
+        training.model.load_state_dict(checkpoint.load(run.best, kind=training.command)["model"])
+    log.evaluated("test", evaluate(training.model, training.texts["test"], options.amp))
+    log.end()
+    picture = run.path / "report.png"
+    report.plot([run.path], picture)
+    best = run.best if training.copy is None else training.copy
+    log.say(f"run directory {run.path} | curves {picture} | best model {best}")
