@@ -12,7 +12,7 @@ from rnncore.core_datasets import CORE, ENWIK8, PENN, PENNCHAR, PYDOC, WIKITEXT2
 from rnncore.dataset_description import DataFile, Dataset
 from rnncore.dataset_preparation import SPLIT_FILES, number_bytes, separate_characters
 from rnncore.dataset_verification import record_sums, verify
-from rnncore.datasets import data_directory, find, locate
+from rnncore.datasets import data_directory, find, locate, loss_unit
 from rnncore.errors import UserError
 
 
@@ -241,3 +241,17 @@ def test_penn_by_characters_has_the_published_numbers(shared: Path, tmp_path: Pa
 
 def test_enwik8_is_split_90_5_5() -> None:
     assert [file.tokens for file in ENWIK8.files] == [90_000_000, 5_000_000, 5_000_000]
+
+
+@pytest.mark.parametrize(
+    ("level", "data", "unit"),
+    [
+        ("word", "penn", "ppl"),
+        ("word", "pennchar", "bpc"),
+        ("word", "data/enwik8/", "bpc"),
+        ("character", "penn", "bpc"),
+        ("word", "somewhere/else", "ppl"),
+    ],
+)
+def test_losses_of_characters_are_told_in_bits(level: str, data: str, unit: str) -> None:
+    assert loss_unit(level, data) == unit

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from rnncore import device
 from rnncore.atomic_file import cannot_write
+from rnncore.datasets import loss_unit
 from rnncore.flags import command, flag
 from rnncore.progress_bar import ProgressBar
 from rnncore.run_options import device_problem
@@ -105,8 +106,7 @@ def evaluate(model: AWDModel, text: Tensor, cache: ContinuousCache, *, lambdasm:
 
 
 def _line(split: str, losses: Losses, saved: SavedModel, count: int) -> str:
-    characters = saved.options.level == "character"
-    unit = "bpc" if characters else "ppl"
-    without, with_cache = ((x / math.log(2) if characters else math.exp(x)) for x in losses[:2])
+    unit = loss_unit(saved.options.level, saved.options.data)
+    without, with_cache = ((x / math.log(2) if unit == "bpc" else math.exp(x)) for x in losses[:2])
     speed = f"{1e3 * losses.seconds / count:.3f} ms a token"
     return f"{split}: {unit} {without:.3f} without the cache | {unit} {with_cache:.3f} with it | {speed}"

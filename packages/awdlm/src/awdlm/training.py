@@ -15,13 +15,14 @@ from rnncore import checkpoint, device, report
 from rnncore.asgd import AveragedParameters, NonMonotone, scaled_lr
 from rnncore.corpus import Corpus
 from rnncore.cuda_graph import GraphedStep, bucket_length
+from rnncore.datasets import loss_unit
 from rnncore.divergence import numbered_step, require_finite_step
 from rnncore.errors import UserError
 from rnncore.evaluation import evaluate
 from rnncore.flags import to_dict
 from rnncore.interrupts import Interrupt, deferred_interrupt
 from rnncore.run_directory import RunDirectory
-from rnncore.run_log import RunLog, Unit
+from rnncore.run_log import RunLog
 from rnncore.windows import detach, random_length, window
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def under_way(
         )
     else:
         run = resumed[0]
-    unit: Unit = "bpc" if options.level == "character" else "ppl"
+    unit = loss_unit(options.level, options.data)
     with RunLog(run, unit=unit, log_interval=options.log_interval, total_steps=options.max_steps or None) as log:
         training = _prepared(options, command, corpus, texts, model, optimizer, run, log, copy)
         if resumed is None:

@@ -56,6 +56,7 @@ PENN = Dataset(
 PENNCHAR = Dataset(
     name="pennchar",
     description="Penn Treebank, characters: made from penn",
+    characters=True,
     size_mb=12,
     files=(
         DataFile(name="train.txt", tokens=5_017_482),
@@ -128,6 +129,7 @@ WIKITEXT103 = Dataset(
 ENWIK8 = Dataset(
     name="enwik8",
     description="first 100 million bytes of the English Wikipedia, each byte a token",
+    characters=True,
     size_mb=370,
     files=(
         DataFile(name="train.txt", tokens=90_000_000),

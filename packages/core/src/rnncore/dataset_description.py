@@ -49,6 +49,7 @@ class Dataset:
         description: one line.
         size_mb: megabytes when installed, roughly.
         files: what the folder holds.
+        characters: whether its words are single characters or bytes, so that a loss is told in bits per character.
         types: number of distinct tokens in all files together, ``<eos>`` included.
         raw: the files from which ``prepare`` makes ``files``.
         sources: each gives all raw files; they are tried in turn. Empty: only ``--from`` can bring the data set.
@@ -62,6 +63,7 @@ class Dataset:
     description: str
     size_mb: int
     files: tuple[DataFile, ...] = tuple(DataFile(name=split) for split in SPLIT_FILES)
+    characters: bool = False
     types: int | None = None
     raw: tuple[RawFile, ...] = ()
     sources: tuple[tuple[Download, ...], ...] = ()

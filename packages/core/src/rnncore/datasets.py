@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
@@ -97,6 +98,18 @@ def locate(
     if name_or_directory != path.name or path.is_dir():
         _log.warning("no data in %s: using the data set %s in %s", name_or_directory, dataset.name, directory)
     return directory
+
+
+def loss_unit(level: str, data: str, known: Sequence[Dataset] = CORE) -> Literal["ppl", "bpc"]:
+    """How a loss is told beside nats: in bits per character where tokens are characters, else as perplexity.
+
+    Args:
+        level: ``--level``, at which the text is read.
+        data: ``--data``; a data set of characters (``enwik8``, ``pennchar``) is known by the last part of its path.
+        known: the data sets that have a name.
+    """
+    dataset = _lookup(Path(data).name, known)
+    return "bpc" if level == "character" or (dataset is not None and dataset.characters) else "ppl"
 
 
 def _lookup(name: str, known: Sequence[Dataset]) -> Dataset | None:

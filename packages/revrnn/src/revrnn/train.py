@@ -16,7 +16,7 @@ from rnncore import checkpoint, device, report
 from rnncore.asgd import NonMonotone, scaled_lr
 from rnncore.corpus import Corpus
 from rnncore.cuda_graph import GraphedStep, bucket_length
-from rnncore.datasets import locate
+from rnncore.datasets import locate, loss_unit
 from rnncore.divergence import numbered_step, require_finite_step
 from rnncore.errors import UserError
 from rnncore.evaluation import evaluate
@@ -75,7 +75,7 @@ def main(options: TrainOptions) -> None:
         run = _new_run(options, corpus)
     with RunLog(
         run,
-        unit="bpc" if options.level == "character" else "ppl",
+        unit=loss_unit(options.level, options.data),
         log_interval=options.log_interval,
         total_steps=options.max_steps or None,
     ) as log:
