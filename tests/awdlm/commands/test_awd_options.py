@@ -20,6 +20,7 @@ from rnncore import checkpoint, fetch
 from rnncore.corpus import Corpus
 from rnncore.data_command import main as data_command
 from rnncore.flags import to_dict
+from rnncore.lstm import LSTMLayer
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("sandbox")
@@ -171,7 +172,7 @@ RATES = {"dropout": 0.11, "dropout_hidden": 0.12, "dropout_input": 0.13, "dropou
 def test_model_gets_every_option(model: Any) -> None:
     lm = build_model(TrainOptions(model=model, embedding_size=8, hidden_size=12, num_layers=3, **RATES), 7)
     inner = [layer.get_submodule("module") for layer in lm.layers]
-    assert all(isinstance(layer, {"LSTM": nn.LSTM, "GRU": nn.GRU, "QRNN": QRNNLayer}[model]) for layer in inner)
+    assert all(isinstance(layer, {"LSTM": LSTMLayer, "GRU": nn.GRU, "QRNN": QRNNLayer}[model]) for layer in inner)
     assert [(layer.input_size, layer.hidden_size) for layer in inner] == [(8, 12), (12, 12), (12, 8)]
     assert [layer.p for layer in lm.layers] == [0.15] * 3
     assert [layer.p for layer in lm.drop_outputs] == [0.12, 0.12, 0.11]

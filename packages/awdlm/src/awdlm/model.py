@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from rnncore.device import autocast_dtype
 from rnncore.dropout import LockedDropout, WeightDrop, embedded_dropout
+from rnncore.lstm import LSTMLayer
 from rnncore.split_cross_entropy import SplitCrossEntropy, splits_for
 from torch import Tensor, nn
 
@@ -97,7 +98,7 @@ class AWDModel(nn.Module):
                 previous = weight.new_zeros(batch_size, module.input_size) if module.window == 2 else None
                 states.append((zeros[0], previous))
             else:
-                states.append((zeros, zeros) if isinstance(module, nn.LSTM) else zeros)
+                states.append((zeros, zeros) if isinstance(module, LSTMLayer) else zeros)
         return states
 
     def forward(self, ids: Tensor, state: State) -> Outputs:
@@ -161,5 +162,5 @@ def _layer(kind: Kind, before: int, after: int, weight_drop: float, *, first: bo
     if kind == "QRNN":
         # The first layer sees two words at a time, as in the authors' models.
         return WeightDrop(QRNNLayer(before, after, window=2 if first else 1), ["linear.weight"], weight_drop)
-    layer = nn.LSTM(before, after) if kind == "LSTM" else nn.GRU(before, after)
+    layer = LSTMLayer(before, after) if kind == "LSTM" else nn.GRU(before, after)
     return WeightDrop(layer, ["weight_hh_l0"], weight_drop)
