@@ -216,6 +216,16 @@ def test_what_the_run_itself_saved_is_no_predecessor(train: Run, sandbox: Path) 
     assert torch.equal(*(checkpoint.load(file)["model"]["decoder.bias"] for file in (run / "best.pt", Path("own.pt"))))
 
 
+def test_a_stop_inside_an_epoch_leaves_the_best_model(train: Run, rows_of: Rows) -> None:
+    run = train("--epochs", "1")
+    kept = checkpoint.load(run / "best.pt")["model"]
+    (best,) = rows_of(run, "valid")
+    resume(str(run), "--epochs", "2", "--max_steps", str(best["step"] + 5))
+    assert rows_of(run, "valid")[-1]["loss"] < best["loss"]  # which a run without a stop never sees
+    model = checkpoint.load(run / "best.pt")["model"]
+    assert all(torch.equal(model[name], kept[name]) for name in kept)
+
+
 def test_a_copy_of_the_best_model_can_be_asked_for_later(train: Run) -> None:
     run = train("--epochs", "1")
     resume(str(run), "--save", "later.pt")

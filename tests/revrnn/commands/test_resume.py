@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from revrnn import train as train_module
 from revrnn.train import main
+from rnncore import checkpoint
 
 Train = Callable[..., Path]
 Refused = Callable[..., str]
@@ -102,6 +104,16 @@ def test_max_steps_can_be_raised(steps: int, undisturbed: tuple[Path, list[str]]
     assert told == expected
     resume(str(run))  # without a limit: to the end
     assert rows_of(run) == rows_of(whole)
+
+
+def test_a_stop_inside_an_epoch_leaves_the_best_model(train: Train, rows_of: Rows) -> None:
+    run = train("--model", "gru", "--epochs", "1")
+    kept = checkpoint.load(run / "best.pt")["model"]
+    (best,) = rows_of(run, "valid")
+    resume(str(run), "--epochs", "2", "--max_steps", str(best["step"] + 5))
+    assert rows_of(run, "valid")[-1]["loss"] < best["loss"]  # which a run without a stop never sees
+    model = checkpoint.load(run / "best.pt")["model"]
+    assert all(torch.equal(model[name], kept[name]) for name in kept)
 
 
 def test_more_epochs_can_be_asked_for(undisturbed: tuple[Path, list[str]], train: Train, rows_of: Rows) -> None:

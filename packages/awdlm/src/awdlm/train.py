@@ -67,8 +67,9 @@ def _train(training: Training, options: TrainOptions, interrupt: Interrupt) -> N
         if interrupt and training.row < training.rows:
             return
         with log.outside_step():
-            loss = validate(training)
-            if training.row < training.rows:  # --max_steps: the epoch goes on from what was saved
+            whole = training.row == training.rows
+            loss = validate(training, regular=whole)
+            if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
             if options.optimizer == "sgd" and not averages.active and training.trigger.update(loss):
                 averages.start()

@@ -207,13 +207,19 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
     return loss
 
 
-def validate(training: Training) -> float:
-    """The validation loss in nats per token, of the averaged weights where there are any; keeps the best model."""
+def validate(training: Training, *, regular: bool = True) -> float:
+    """The validation loss in nats per token, of the averaged weights where there are any; keeps the best model.
+
+    Of a validation that is not ``regular``, which only ``--max_steps`` brought about inside an epoch, a run that goes on
+    knows nothing: its model takes no other's place.
+    """
     with training.averages.swapped_in():
         loss = evaluate(training.model, training.texts["valid"], training.options.amp)
         training.log.evaluated("valid", loss)
-        if loss < training.best:
+        better = loss < training.best if regular else not training.run.best.exists()
+        if better and regular:
             training.best = loss
+        if better:
             save_best(training)
     return loss
 

@@ -121,11 +121,13 @@ def _train(training: Training, interrupt: Interrupt) -> None:
         with log.outside_step():
             valid_loss = evaluate(training.model, training.texts["valid"], options.amp)
             log.evaluated("valid", valid_loss)
+            if training.row < rows:  # --max_steps: the epoch goes on from what was saved, and knows nothing of this
+                if not training.run.best.exists():
+                    save_best(training)
+                return
             if valid_loss < training.best:
                 training.best = valid_loss
                 save_best(training)
-            if training.row < rows:  # stopped on the way: the epoch goes on from what was saved above
-                return
             if training.trigger.update(valid_loss):
                 optimizer.param_groups[0]["lr"] /= options.learning_rate_decay
                 training.trigger.history.clear()  # what came before the new rate says nothing about it
