@@ -73,9 +73,8 @@ def _train(training: Training, interrupt: Interrupt) -> None:
         if interrupt and training.row < training.rows:
             return
         with log.outside_step():
-            whole = training.row == training.rows
-            loss = validate(training, regular=whole)
-            if not whole:  # --max_steps: the epoch goes on from what was saved
+            loss = validate(training)
+            if training.row < training.rows:  # --max_steps: the epoch goes on from what was saved
                 return
             if training.trigger.update(loss):
                 log.say("the validation loss stalls: done")
