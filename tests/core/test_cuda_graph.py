@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from rnncore import cuda_graph
-from rnncore.cuda_graph import GraphedStep, bucket_length
+from rnncore.cuda_graph import GraphedStep
 from rnncore.dropout import LockedDropout, WeightDrop
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -83,14 +83,6 @@ def assert_trains_like_plain(model: LanguageModel, graphed: GraphedStep, lengths
     torch.testing.assert_close(losses, plain_losses, rtol=0, atol=atol)
     assert model.unused.grad is None
     torch.testing.assert_close(list(model.parameters()), list(plain.parameters()), rtol=0, atol=atol)
-
-
-def test_bucket_lengths() -> None:
-    assert [bucket_length(length, 8, 5) for length in (1, 4, 5, 7, 8, 15, 16, 70, 75)] == [1, 4, 5, 5, 8, 8, 16, 64, 72]
-    assert [bucket_length(length, 1, 1) for length in range(1, 20)] == list(range(1, 20))
-    for length, multiple, minimum in [(0, 8, 5), (10, 0, 5), (10, 8, 0)]:
-        with pytest.raises(ValueError, match="must be positive"):
-            bucket_length(length, multiple, minimum)
 
 
 def test_on_a_cpu_the_step_just_runs() -> None:

@@ -9,6 +9,7 @@ import torch
 from rnncore.errors import UserError
 from rnncore.windows import (
     batchify,
+    bucket_length,
     detach,
     fixed_windows,
     generator_state,
@@ -73,6 +74,21 @@ def test_random_length_has_its_bounds() -> None:
     for base, maximum in ((0, None), (-5, None), (70, 0)):
         with pytest.raises(UserError, match="at least 1"):
             random_length(base, generator, maximum)
+
+
+def test_random_lengths_may_be_multiples() -> None:
+    lengths = {random_length(70, np.random.default_rng(seed), multiple=5) for seed in range(500)}
+    assert len(lengths) < 25
+    assert all(length % 5 == 0 for length in lengths)
+    assert random_length(70, np.random.default_rng(0), maximum=3, multiple=5) == 3
+
+
+def test_bucket_lengths() -> None:
+    assert [bucket_length(length, 8, 5) for length in (1, 4, 5, 7, 8, 15, 16, 70, 75)] == [1, 4, 5, 5, 8, 8, 16, 64, 72]
+    assert [bucket_length(length, 1, 1) for length in range(1, 20)] == list(range(1, 20))
+    for length, multiple, minimum in [(0, 8, 5), (10, 0, 5), (10, 8, 0)]:
+        with pytest.raises(ValueError, match="must be positive"):
+            bucket_length(length, multiple, minimum)
 
 
 @pytest.mark.parametrize("rows", [2, 3, 50, 1000])

@@ -65,6 +65,12 @@ class Training:
         return len(self.texts["train"]) - 1
 
     @property
+    def multiple(self) -> int:
+        """What window lengths are rounded to, so that few differ where each costs a graph or memory."""
+        costly = self.graph is not None or device.keeps_memory_of_shapes(self.device, self.options.amp)
+        return 5 if costly else 1
+
+    @property
     def out_of_steps(self) -> bool:
         """Whether ``--max_steps`` steps are done."""
         return 0 < self.options.max_steps <= self.log.global_step

@@ -14,7 +14,7 @@ import torch
 from rnncore import checkpoint, device, report
 from rnncore.asgd import AveragedParameters, NonMonotone, scaled_lr
 from rnncore.corpus import Corpus
-from rnncore.cuda_graph import GraphedStep, bucket_length
+from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import loss_unit
 from rnncore.divergence import numbered_step, require_finite_step
 from rnncore.errors import UserError
@@ -168,9 +168,7 @@ def train_epoch(training: Training, interrupt: Interrupt) -> None:
     training.model.train()
     stop = training.out_of_steps
     while training.row < training.rows and not stop:
-        length = min(random_length(options.bptt, training.lengths), training.rows - training.row)
-        if training.graph is not None:
-            length = bucket_length(length, 5, 5)
+        length = random_length(options.bptt, training.lengths, training.rows - training.row, training.multiple)
         inputs, targets = window(text, training.row, length)
         with numbered_step(log, training.model, saved=training.run.last.exists()):
             loss = _step(training, inputs, targets)
@@ -210,8 +208,8 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
 def validate(training: Training, *, regular: bool = True) -> float:
     """The validation loss in nats per token, of the averaged weights where there are any; keeps the best model.
 
-    Of a validation that is not ``regular``, which only ``--max_steps`` brought about inside an epoch, a run that goes on
-    knows nothing: its model takes no other's place.
+    Of one that is not ``regular``, which only ``--max_steps`` brought about inside an epoch, a run that goes on knows
+    nothing: its model takes no other's place.
     """
     with training.averages.swapped_in():
         loss = evaluate(training.model, training.texts["valid"], training.options.amp)

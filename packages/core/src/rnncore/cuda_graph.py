@@ -20,16 +20,6 @@ logger = logging.getLogger(__name__)
 Step = Callable[[Tensor, Tensor, Any], tuple[Any, ...]]
 
 
-def bucket_length(length: int, multiple: int, minimum: int) -> int:
-    """``length`` (time steps) rounded down to a ``multiple``, but to no less than ``minimum`` or ``length`` itself.
-
-    Few different lengths mean few graphs. ``ValueError`` unless all three are positive.
-    """
-    if min(length, multiple, minimum) < 1:
-        raise ValueError(f"length {length}, multiple {multiple} and minimum {minimum} must be positive")
-    return min(length, max(length - length % multiple, minimum))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Graph:
     graph: torch.cuda.CUDAGraph

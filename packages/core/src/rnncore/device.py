@@ -117,6 +117,11 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
+def keeps_memory_of_shapes(device: torch.device, amp: str | None) -> bool:
+    """Whether each new number of rows costs memory: in bfloat16 on a CPU, oneDNN keeps about a megabyte a product."""
+    return amp is not None and device.type == "cpu"
+
+
 def describe_machine() -> dict[str, str | int]:
     """What a measurement depends on: CPU, cores this process may use, torch's threads, versions, GPU (when there)."""
     affinity = getattr(os, "sched_getaffinity", None)

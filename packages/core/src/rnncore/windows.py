@@ -55,7 +55,18 @@ def fixed_windows(rows: int, length: int) -> Iterator[tuple[int, int]]:
         yield start, min(length, rows - 1 - start)
 
 
-def random_length(base: int, generator: np.random.Generator, maximum: int | None = None) -> int:
+def bucket_length(length: int, multiple: int, minimum: int) -> int:
+    """``length`` (time steps) rounded down to a ``multiple``, but to no less than ``minimum`` or ``length`` itself.
+
+    Few different lengths mean few graphs, and little memory where `rnncore.device.keeps_memory_of_shapes`.
+    ``ValueError`` unless all three are positive.
+    """
+    if min(length, multiple, minimum) < 1:
+        raise ValueError(f"length {length}, multiple {multiple} and minimum {minimum} must be positive")
+    return min(length, max(length - length % multiple, minimum))
+
+
+def random_length(base: int, generator: np.random.Generator, maximum: int | None = None, multiple: int = 1) -> int:
     """Draw a window length (Merity et al. 2017, arXiv 1708.02182, section 5).
 
     The mean is `base` with probability 0.95, else half of it; the length is normal around it with a standard deviation
@@ -65,6 +76,7 @@ def random_length(base: int, generator: np.random.Generator, maximum: int | None
         base: the usual length, in steps.
         generator: source of the draws; always two are taken.
         maximum: longest length allowed, in steps; the paper has none.
+        multiple: what lengths from 5 up are rounded down to.
 
     Raises:
         UserError: `base` or `maximum` is below 1.
@@ -73,7 +85,7 @@ def random_length(base: int, generator: np.random.Generator, maximum: int | None
         raise UserError(f"the window length is {base} (at most {maximum}); it must be at least 1")
     mean = base if generator.random() < 0.95 else base / 2
     length = max(5, int(generator.normal(mean, 5)))
-    return length if maximum is None else min(length, maximum)
+    return bucket_length(length if maximum is None else min(length, maximum), multiple, 5)
 
 
 def random_windows(

@@ -15,7 +15,7 @@ import torch
 from rnncore import checkpoint, device, report
 from rnncore.asgd import NonMonotone, scaled_lr
 from rnncore.corpus import Corpus
-from rnncore.cuda_graph import GraphedStep, bucket_length
+from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import locate, loss_unit
 from rnncore.divergence import numbered_step, require_finite_step
 from rnncore.errors import UserError
@@ -103,9 +103,7 @@ def _train(training: Training, interrupt: Interrupt) -> None:
         training.model.train()
         stop = training.out_of_steps
         while training.row < rows and not stop:
-            length = min(random_length(options.bptt, training.lengths), rows - training.row)
-            if training.graph is not None:
-                length = bucket_length(length, 5, 5)
+            length = random_length(options.bptt, training.lengths, rows - training.row, training.multiple)
             inputs, targets = window(text, training.row, length)
             saved = training.run.last.exists()
             with scaled_lr(optimizer, length / options.bptt), numbered_step(log, training.model, saved=saved):
