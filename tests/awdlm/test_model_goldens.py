@@ -6,8 +6,9 @@ import pytest
 import torch
 from awdlm import model as model_module
 from awdlm.convert import from_original
-from awdlm.model import AWDModel, activation_penalty, temporal_penalty
+from awdlm.model import AWDModel
 from rnncore import dropout
+from rnncore.penalties import activation_penalty, temporal_penalty
 from rnncore.windows import detach
 from torch import Tensor
 

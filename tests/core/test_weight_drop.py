@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from rnncore.dropout import WeightDrop, weight_mask
+from rnncore.dropout import WeightDrop, dropped_weight, weight_mask
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -243,3 +243,16 @@ def test_cudnn_weights_stay_where_they_are() -> None:
         dropped.train()(torch.randn(T, B, I, device="cuda"))[0].sum().backward()
         dropped.eval()(torch.randn(T, B, I, device="cuda"))
     assert addresses == [parameter.data_ptr() for parameter in dropped.parameters()]
+
+
+def test_without_rescaling_what_is_kept_stays_as_large_as_it_is() -> None:
+    weight = torch.linspace(1, 2, 400, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(3)
+    scaled = dropped_weight(weight, 0.25)
+    torch.manual_seed(3)
+    plain = dropped_weight(weight, 0.25, rescale=False)
+    kept = scaled != 0
+    assert 0.6 < kept.double().mean() < 0.9
+    assert torch.equal(plain, torch.where(kept, weight, 0))
+    plain.sum().backward()
+    assert torch.equal(weight.grad, kept.double())

@@ -142,22 +142,6 @@ class AWDModel(nn.Module):
         return output.flatten(0, 1).to(weight.dtype), weight, self.decoder.bias, targets.flatten()
 
 
-def activation_penalty(dropped: Tensor, alpha: float) -> Tensor:
-    """``alpha`` times the mean square of the last layer's dropped outputs ``[T, B, H]`` (AR, section 4.6)."""
-    return alpha * dropped.float().pow(2).mean() if dropped.dtype == torch.bfloat16 else alpha * dropped.pow(2).mean()
-
-
-def temporal_penalty(raw: Tensor, beta: float) -> Tensor:
-    """``beta`` times the mean square of the last layer's changes from step to step, ``[T, B, H]`` (TAR, section 4.6).
-
-    A window of one step changes nothing and costs nothing.
-    """
-    if len(raw) < 2:
-        return raw.new_zeros(())
-    raw = raw.float() if raw.dtype == torch.bfloat16 else raw
-    return beta * (raw[1:] - raw[:-1]).pow(2).mean()
-
-
 def _layer(kind: Kind, before: int, after: int, weight_drop: float, *, first: bool) -> WeightDrop:
     if kind == "QRNN":
         # The first layer sees two words at a time, as in the authors' models.

@@ -21,12 +21,13 @@ from rnncore.errors import UserError
 from rnncore.evaluation import evaluate
 from rnncore.flags import to_dict
 from rnncore.interrupts import Interrupt, deferred_interrupt
+from rnncore.penalties import activation_penalty, temporal_penalty
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.windows import detach, random_length, window
 from torch import Tensor
 
-from awdlm.model import AWDModel, State, activation_penalty, temporal_penalty
+from awdlm.model import AWDModel, State
 from awdlm.options import ModelOptions
 from awdlm.run_state import Training, restore, save_best, save_last
 

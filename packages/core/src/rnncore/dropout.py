@@ -56,10 +56,15 @@ def weight_mask(weight: Tensor, p: float, *, generator: torch.Generator | None =
     return _mask(tuple(weight.shape), p, weight.device, weight.dtype, generator)
 
 
-def dropped_weight(weight: Tensor, p: float, *, generator: torch.Generator | None = None) -> Tensor:
-    """``weight * weight_mask(weight, p)``, with its gradient, in one pass less over the weight each way."""
+def dropped_weight(
+    weight: Tensor, p: float, *, rescale: bool = True, generator: torch.Generator | None = None
+) -> Tensor:
+    """``weight * weight_mask(weight, p)``, with its gradient, in one pass less over the weight each way.
+
+    Without ``rescale``, what is kept stays as large as it is.
+    """
     kept = _kept(tuple(weight.shape), p, weight.device, weight.dtype, generator)
-    result: Tensor = _Masked.apply(weight, kept, 1 / (1 - p))  # type: ignore[no-untyped-call]
+    result: Tensor = _Masked.apply(weight, kept, 1 / (1 - p) if rescale else 1.0)  # type: ignore[no-untyped-call]
     return result
 
 

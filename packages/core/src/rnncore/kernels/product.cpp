@@ -1,0 +1,88 @@
+// The product of a recurrent step, few rows with one weight that was laid out for them: the operators of panel_linear.py.
+// Shapes: B rows, K inputs, N outputs.
+
+// Torch's vector functions take the widest vectors only where these say so, before any of its headers.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define CPU_CAPABILITY AVX512
+#define CPU_CAPABILITY_AVX512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define CPU_CAPABILITY AVX2
+#define CPU_CAPABILITY_AVX2
+#endif
+#include <ATen/Dispatch.h>
+#include <torch/library.h>
+
+#include "panels.h"
+
+namespace {
+
+constexpr int kParts = 4;  // vectors of outputs in a panel
+
+// weight [N, K], of any strides, as [panel][k][part][lane].
+Tensor panel_weight(const Tensor& weight) {
+  TORCH_CHECK(weight.device().is_cpu() && weight.dim() == 2, "rnncore: expected weight [N, K] on the CPU, got ",
+              weight.sizes());
+  const int64_t outputs = weight.size(0), inner = weight.size(1), by_output = weight.stride(0), by_k = weight.stride(1);
+  Tensor packed;
+  AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "rnncore::panel_weight", [&] {
+    using T = scalar_t;
+    constexpr int64_t width = kParts * kLanes<T>;
+    const int64_t panels = (outputs + width - 1) / width;
+    packed = at::empty({panels, inner * width}, weight.options());
+    const T* from = weight.const_data_ptr<T>();
+    T* to = packed.mutable_data_ptr<T>();
+    for_panels(panels, inner * width, [=](int64_t p) {
+      const int64_t first = p * width, n = std::min(width, outputs - first);
+      T* panel = to + p * inner * width;
+      if (n < width) std::fill_n(panel, inner * width, T(0));
+      for (int64_t start = 0; start < inner; start += 16) {  // a line of the cache after the other
+        const int64_t end = std::min<int64_t>(start + 16, inner);
+        if (by_output == 1) {
+          for (int64_t k = start; k < end; ++k) std::copy_n(from + first + k * by_k, n, panel + k * width);
+        } else {
+          for (int64_t j = 0; j < n; ++j) {
+            const T* row = from + (first + j) * by_output;
+            for (int64_t k = start; k < end; ++k) panel[k * width + j] = row[k * by_k];
+          }
+        }
+      }
+    });
+  });
+  return packed;
+}
+
+// x [B, K] times the transpose of a weight [N, K] from panel_weight: [B, N].
+Tensor panel_product(const Tensor& x, const Tensor& packed, int64_t outputs) {
+  TORCH_CHECK(x.device().is_cpu() && x.dim() == 2 && x.is_contiguous() && x.scalar_type() == packed.scalar_type(),
+              "rnncore: expected x [B, K], contiguous, on the CPU and of the weight's type, got ", x.sizes(), " of ",
+              x.scalar_type());
+  const int64_t rows = x.size(0), inner = x.size(1);
+  Tensor product = at::empty({rows, outputs}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rnncore::panel_product", [&] {
+    using T = scalar_t;
+    constexpr int64_t width = kParts * kLanes<T>;
+    TORCH_CHECK(outputs >= 0 && packed.is_contiguous() && packed.dim() == 2 && packed.size(1) == inner * width &&
+                    packed.size(0) == (outputs + width - 1) / width,
+                "rnncore: the weight was laid out for other sizes than [", outputs, ", ", inner, "]");
+    const T *left = x.const_data_ptr<T>(), *panels = packed.const_data_ptr<T>();
+    T* to = product.mutable_data_ptr<T>();
+    for_panels(packed.size(0), rows * packed.size(1), [=](int64_t p) {
+      const int64_t first = p * width, n = std::min(width, outputs - first);
+      alignas(64) T sums[kRows * width];
+      for (int64_t start = 0; start < rows; start += kRows) {
+        const int64_t count = std::min(kRows, rows - start);
+        std::fill_n(sums, count * width, T(0));
+        add_product<T, kParts>(sums, left + start * inner, count, panels + p * inner * width, inner);
+        for (int64_t r = 0; r < count; ++r) std::copy_n(sums + r * width, n, to + (start + r) * outputs + first);
+      }
+    });
+  });
+  return product;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(rnncore, library) {
+  library.def("panel_weight(Tensor weight) -> Tensor", &panel_weight);
+  library.def("panel_product(Tensor x, Tensor packed, int outputs) -> Tensor", &panel_product);
+}
