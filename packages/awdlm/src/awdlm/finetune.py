@@ -10,10 +10,11 @@ from rnncore.interrupts import Interrupt
 from rnncore.memory import keep_freed_memory
 from rnncore.resumption import open_resumed
 from rnncore.run_options import describe
+from rnncore.run_state import save_last
 from rnncore.vocabulary import Vocabulary
 
 from awdlm.options import FINETUNE, FinetuneOptions, build_model
-from awdlm.run_state import Training, save_last
+from awdlm.run_state import Training
 from awdlm.saved_model import find, keep_model, load, load_corpus
 from awdlm.training import CHANGEABLE, Resumed, begin_epoch, texts_of, train_epoch, under_way, validate
 

@@ -1,25 +1,19 @@
-"""What changes while ``awdlm-train`` or ``awdlm-finetune`` runs, and the checkpoints that hold it.
-
-``last.pt`` holds all that a resumed run needs to go on as if it had never stopped; ``best.pt`` is a model by itself,
-with averaged weights where they were averaged.
-"""
+"""What changes while ``awdlm-train`` or ``awdlm-finetune`` runs."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from rnncore import checkpoint, device
+from rnncore import device
 from rnncore.asgd import AveragedParameters, NonMonotone
 from rnncore.cuda_graph import GraphedStep
-from rnncore.divergence import require_finite_weights
-from rnncore.flags import to_dict
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
+from rnncore.run_state import Stateful
 from rnncore.vocabulary import Vocabulary
-from rnncore.windows import generator_state, moved, restore_generator
+from rnncore.windows import GeneratorState
 from torch import Tensor
 
 from awdlm.model import AWDModel, State
@@ -54,6 +48,11 @@ class Training:
     row: int = 0
     best: float = math.inf
 
+    def parts(self) -> dict[str, Stateful]:
+        """What else changes while it goes on."""
+        lengths = GeneratorState(self.lengths)
+        return {"optimizer": self.optimizer, "averages": self.averages, "trigger": self.trigger, "lengths": lengths}
+
     @property
     def rate(self) -> float:
         """The learning rate of a window of ``--bptt`` steps."""
@@ -79,74 +78,3 @@ class Training:
     def finished(self) -> bool:
         """Whether all epochs or steps are done and evaluated."""
         return self.epoch > self.options.epochs or (self.out_of_steps and self.row == 0)
-
-
-def save_last(training: Training) -> None:
-    """Write ``last.pt`` and keep its predecessor.
-
-    Raises:
-        UserError: The disk refuses; a loss or a weight is not finite, and what is there stays.
-    """
-    require_finite_weights(training.model, training.log.global_step)
-    checkpoint.save(
-        training.run.last,
-        {
-            **_description(training),
-            "optimizer": training.optimizer.state_dict(),
-            "averages": training.averages.state_dict(),
-            "trigger": training.trigger.state_dict(),
-            "lengths": generator_state(training.lengths),
-            "rng": device.rng_state(training.device),
-            "state": training.state,
-            "place": {"epoch": training.epoch, "row": training.row, "best": training.best},
-            "log": training.log.state_dict(),
-        },
-    )
-
-
-def save_best(training: Training) -> None:
-    """Write ``best.pt``, and the copy of it; a copy that an earlier run left becomes its predecessor.
-
-    Raises UserError when the disk refuses.
-    """
-    first = not training.run.best.exists()
-    checkpoint.save(training.run.best, _description(training), keep_previous=False)
-    if training.copy is not None:
-        checkpoint.save(training.copy, _description(training), keep_previous=first)
-
-
-def save_epoch(training: Training) -> None:
-    """Write the model as it is to ``epoch<N>.pt``, and beside the copy of the best model if there is one.
-
-    Raises UserError when the disk refuses.
-    """
-    checkpoint.save(training.run.path / f"epoch{training.epoch}.pt", _description(training), keep_previous=False)
-    if training.copy is not None:
-        name = f"{training.copy.stem}.e{training.epoch}{training.copy.suffix}"
-        checkpoint.save(training.copy.with_name(name), _description(training), keep_previous=False)
-
-
-def restore(training: Training, saved: dict[str, Any]) -> None:
-    """Go on from what `save_last` wrote; a copy of the best model that is wanted only now is made."""
-    training.model.load_state_dict(saved["model"])
-    training.optimizer.load_state_dict(saved["optimizer"])
-    training.averages.load_state_dict(saved["averages"])
-    training.trigger.load_state_dict(saved["trigger"])
-    restore_generator(training.lengths, saved["lengths"])
-    training.state = moved(saved["state"], training.device)
-    training.epoch, training.row, training.best = (saved["place"][name] for name in ("epoch", "row", "best"))
-    training.log.load_state_dict(saved["log"])
-    device.restore_rng(saved["rng"], training.device)
-    renamed = to_dict(training.options)["save"] != saved["config"]["save"]
-    if training.copy is not None and renamed and training.run.best.exists():
-        checkpoint.save(training.copy, checkpoint.load(training.run.best))
-
-
-def _description(training: Training) -> dict[str, Any]:
-    """What a checkpoint needs to be a model by itself."""
-    return {
-        "kind": training.command,
-        "config": to_dict(training.options),
-        "vocabulary": list(training.vocabulary.tokens),
-        "model": training.model.state_dict(),
-    }

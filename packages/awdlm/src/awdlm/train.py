@@ -12,11 +12,12 @@ from rnncore.interrupts import Interrupt
 from rnncore.memory import keep_freed_memory
 from rnncore.resumption import open_resumed
 from rnncore.run_options import describe
+from rnncore.run_state import save_model
 from rnncore.vocabulary import Vocabulary
 
 from awdlm.model import AWDModel
 from awdlm.options import TRAIN, TrainOptions, build_model
-from awdlm.run_state import Training, save_epoch
+from awdlm.run_state import Training
 from awdlm.saved_model import load_corpus
 from awdlm.training import CHANGEABLE, Resumed, begin_epoch, texts_of, train_epoch, under_way, validate
 
@@ -75,10 +76,17 @@ def _train(training: Training, options: TrainOptions, interrupt: Interrupt) -> N
                 averages.start()
                 log.say("the validation loss stalls: from now on the weights are averaged")
             if training.epoch in options.when:
-                save_epoch(training)
+                _save_epoch(training)
                 training.optimizer.param_groups[0]["lr"] /= 10
                 log.say(f"learning rate {training.rate:g}")
             begin_epoch(training)
+
+
+def _save_epoch(training: Training) -> None:
+    """Write the model as it is to ``epoch<N>.pt``, and beside the copy of the best model if there is one."""
+    save_model(training, training.run.path / f"epoch{training.epoch}.pt")
+    if (copy := training.copy) is not None:
+        save_model(training, copy.with_name(f"{copy.stem}.e{training.epoch}{copy.suffix}"))
 
 
 def _optimizer(options: TrainOptions, model: AWDModel) -> torch.optim.Optimizer:

@@ -24,12 +24,13 @@ from rnncore.interrupts import Interrupt, deferred_interrupt
 from rnncore.penalties import activation_penalty, temporal_penalty
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
+from rnncore.run_state import copy_best, restore, save_best, save_last
 from rnncore.windows import detach, random_length, window
 from torch import Tensor
 
 from awdlm.model import AWDModel, State
 from awdlm.options import ModelOptions
-from awdlm.run_state import Training, restore, save_best, save_last
+from awdlm.run_state import Training
 
 VALID_BATCH, TEST_BATCH = 10, 1
 #: Options that a resumed run may change.
@@ -87,6 +88,7 @@ def under_way(
             log.say(f"{options.model} on {options.data}: {len(corpus.vocabulary):,} types, run directory {run.path}")
         else:
             restore(training, resumed[1])
+            copy_best(training, resumed[1], copy)
         with deferred_interrupt() as interrupt:
             yield training, interrupt
         if interrupt:
@@ -219,7 +221,7 @@ def validate(training: Training, *, regular: bool = True) -> float:
         if better and regular:
             training.best = loss
         if better:
-            save_best(training)
+            save_best(training, training.copy)
     return loss
 
 

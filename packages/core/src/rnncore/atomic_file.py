@@ -51,6 +51,16 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {path}: {reason}")
 
 
+def require_folder_for(path: Path, flag: str) -> None:
+    """To be called before hours of work for a file. Raises UserError, naming ``flag``, where it has no folder to go to.
+
+    ``path`` must not be a folder itself.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        problem = "it is a folder; name a file" if path.is_dir() else f"there is no folder {path.parent}"
+        raise UserError(f"cannot write {flag} {path}: {problem}")
+
+
 def _set_aside(path: Path, previous: Path) -> None:
     """Give the current file a second name, so that it never goes missing; move it where hard links are unknown."""
     previous.unlink(missing_ok=True)

@@ -176,3 +176,18 @@ def restore_generator(generator: np.random.Generator, state: dict[str, str | int
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"not the state of a random generator ({error!r}); use another checkpoint") from error
+
+
+class GeneratorState:
+    """A numpy generator as a part of a run's checkpoints."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, str | int]:
+        """`generator_state`."""
+        return generator_state(self.generator)
+
+    def load_state_dict(self, state: dict[str, str | int]) -> None:
+        """`restore_generator`."""
+        restore_generator(self.generator, state)

@@ -1,7 +1,4 @@
-"""What changes while ``revrnn-train`` runs, and the checkpoints that hold it.
-
-``last.pt`` holds all that a resumed run needs to go on as if it had never stopped; ``best.pt`` is a model by itself.
-"""
+"""What changes while ``revrnn-train`` runs."""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from rnncore import checkpoint, device
+from rnncore import device
 from rnncore.asgd import NonMonotone
 from rnncore.cuda_graph import GraphedStep
-from rnncore.divergence import require_finite_weights
-from rnncore.flags import to_dict
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
+from rnncore.run_state import Stateful
 from rnncore.vocabulary import Vocabulary
-from rnncore.windows import generator_state, moved, restore_generator
+from rnncore.windows import GeneratorState
 from torch import Tensor
 
 from revrnn.baseline import BaselineLM
@@ -55,6 +51,15 @@ class Training:
     bits: Bits | None = None
 
     @property
+    def command(self) -> str:
+        """What begins it."""
+        return COMMAND
+
+    def parts(self) -> dict[str, Stateful]:
+        """What else changes while it goes on."""
+        return {"optimizer": self.optimizer, "trigger": self.trigger, "lengths": GeneratorState(self.lengths)}
+
+    @property
     def rate(self) -> float:
         """The learning rate of a window of ``--bptt`` steps."""
         return float(self.optimizer.param_groups[0]["lr"])
@@ -75,52 +80,3 @@ class Training:
         """Whether all epochs or steps are done and evaluated, or the rate has been divided until it is too small."""
         too_small = self.rate < min(SMALLEST_RATE, self.options.learning_rate)
         return self.epoch > self.options.epochs or too_small or (self.out_of_steps and self.row == 0)
-
-
-def save_last(training: Training) -> None:
-    """Write ``last.pt`` and keep its predecessor.
-
-    Raises:
-        UserError: The disk refuses; a loss or a weight is not finite, and what is there stays.
-    """
-    require_finite_weights(training.model, training.log.global_step)
-    checkpoint.save(
-        training.run.last,
-        {
-            **_description(training),
-            "optimizer": training.optimizer.state_dict(),
-            "trigger": training.trigger.state_dict(),
-            "lengths": generator_state(training.lengths),
-            "rng": device.rng_state(training.device),
-            "state": training.state,
-            "place": {"epoch": training.epoch, "row": training.row, "best": training.best},
-            "log": training.log.state_dict(),
-        },
-    )
-
-
-def save_best(training: Training) -> None:
-    """Write ``best.pt``. Raises UserError when the disk refuses."""
-    checkpoint.save(training.run.best, _description(training), keep_previous=False)
-
-
-def restore(training: Training, saved: dict[str, Any]) -> None:
-    """Go on from what `save_last` wrote."""
-    training.model.load_state_dict(saved["model"])
-    training.optimizer.load_state_dict(saved["optimizer"])
-    training.trigger.load_state_dict(saved["trigger"])
-    restore_generator(training.lengths, saved["lengths"])
-    training.state = moved(saved["state"], training.device)
-    training.epoch, training.row, training.best = (saved["place"][name] for name in ("epoch", "row", "best"))
-    training.log.load_state_dict(saved["log"])
-    device.restore_rng(saved["rng"], training.device)
-
-
-def _description(training: Training) -> dict[str, Any]:
-    """What a checkpoint needs to be a model by itself."""
-    return {
-        "kind": COMMAND,
-        "config": to_dict(training.options),
-        "vocabulary": list(training.vocabulary.tokens),
-        "model": training.model.state_dict(),
-    }

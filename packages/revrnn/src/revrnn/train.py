@@ -27,13 +27,14 @@ from rnncore.resumption import open_resumed
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
+from rnncore.run_state import restore, save_best, save_last
 from rnncore.windows import random_length, window
 from torch import Tensor
 
 from revrnn.baseline import BaselineLM
 from revrnn.model import ReversibleLM
 from revrnn.options import COMMAND, TrainOptions, build_model
-from revrnn.run_state import Training, restore, save_best, save_last
+from revrnn.run_state import Training
 
 VALID_BATCH, TEST_BATCH = 10, 1
 #: Options that a resumed run may change.

@@ -6,10 +6,11 @@ Every step trains on sequences that were never seen before, so the training loss
 from collections.abc import Callable
 
 from rnncore.interrupts import Interrupt
+from rnncore.run_state import save_last
 from torch import Tensor
 
 from urlstm.options import SyntheticOptions
-from urlstm.run_state import Training, save_last
+from urlstm.run_state import Training
 from urlstm.training import Evaluation, optimizer_step, validated
 
 #: Sequences of a validation, and of the test.

@@ -5,6 +5,7 @@ from rnncore import device
 from rnncore.flags import command
 from rnncore.interrupts import Interrupt
 from rnncore.run_options import describe
+from rnncore.run_state import save_last
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,7 +13,7 @@ from urlstm.images import CLASSES, Pictures, PictureSplits, load_pictures
 from urlstm.models import ImageModel
 from urlstm.options import CONFIGURATIONS, IMAGES, ImagesOptions
 from urlstm.random_streams import Purpose, stream
-from urlstm.run_state import Training, save_last
+from urlstm.run_state import Training
 from urlstm.training import Evaluation, begin, evaluating, finish, optimizer_step, under_way, validated
 
 
@@ -72,28 +73,28 @@ def _train(
         return F.cross_entropy(model(pixels), labels)
 
     while not (training.finished(options.n_epochs) or interrupt):
-        log.epoch(training.epoch, len(train) * steps, done=training.done * steps)
+        log.epoch(training.epoch, len(train) * steps, done=training.row * steps)
         model.train()
         stop = training.out_of_steps
         order = torch.from_numpy(stream(options.seed, Purpose.ORDER, training.epoch).permutation(len(train)))
-        while training.done < len(train) and not stop:
-            which = order[training.done : training.done + options.batch_size]
+        while training.row < len(train) and not stop:
+            which = order[training.row : training.row + options.batch_size]
             loss = optimizer_step(training, lambda which=which: loss_of(which))  # type: ignore[misc]
-            training.done += len(which)
+            training.row += len(which)
             log.step(loss, len(which) * steps)
             stop = bool(interrupt) or training.out_of_steps
             if stop or log.global_step % options.checkpoint_interval == 0:
                 with log.outside_step():
                     save_last(training)
-        if interrupt and training.done < len(train):
+        if interrupt and training.row < len(train):
             return
         with log.outside_step():
-            whole = training.done == len(train)
+            whole = training.row == len(train)
             result = _evaluate(training, model, pictures.valid, options.batch_size)
             validated(training, result, keep=options.save_model, regular=whole)
             if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
-            training.epoch, training.done = training.epoch + 1, 0
+            training.epoch, training.row = training.epoch + 1, 0
             save_last(training)
 
 

@@ -8,12 +8,13 @@ from rnncore.evaluation import evaluate
 from rnncore.flags import command
 from rnncore.interrupts import Interrupt
 from rnncore.run_options import describe
+from rnncore.run_state import save_last
 from rnncore.windows import detach, window
 from torch import Tensor
 
 from urlstm.language_model import LanguageModel
 from urlstm.options import CONFIGURATIONS, LANGUAGE, LanguageOptions
-from urlstm.run_state import Training, save_last
+from urlstm.run_state import Training
 from urlstm.training import Evaluation, begin, finish, optimizer_step, under_way, validated
 
 VALID_BATCH, TEST_BATCH = 10, 1
@@ -86,27 +87,27 @@ def _train(
         return loss
 
     while not (training.finished(options.n_epochs) or interrupt):
-        log.epoch(training.epoch, rows * options.batch_size, done=training.done * options.batch_size)
+        log.epoch(training.epoch, rows * options.batch_size, done=training.row * options.batch_size)
         model.train()
         stop = training.out_of_steps
-        while training.done < rows and not stop:
-            inputs, targets = window(text, training.done, min(options.seq_length, rows - training.done))
+        while training.row < rows and not stop:
+            inputs, targets = window(text, training.row, min(options.seq_length, rows - training.row))
             loss = optimizer_step(training, lambda pair=(inputs, targets): loss_of(*pair))  # type: ignore[misc]
-            training.done += len(inputs)
+            training.row += len(inputs)
             log.step(loss, inputs.numel())
             stop = bool(interrupt) or training.out_of_steps
             if stop or log.global_step % options.checkpoint_interval == 0:
                 with log.outside_step():
                     save_last(training)
-        if interrupt and training.done < rows:
+        if interrupt and training.row < rows:
             return
         with log.outside_step():
-            whole = training.done == rows
+            whole = training.row == rows
             result = _evaluate(options, model, texts["valid"])
             validated(training, result, keep=options.save_model, regular=whole)
             if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
-            training.epoch, training.done, training.state = training.epoch + 1, 0, None
+            training.epoch, training.row, training.state = training.epoch + 1, 0, None
             save_last(training)
 
 

@@ -13,11 +13,12 @@ from rnncore.memory import keep_freed_memory
 from rnncore.resumption import open_resumed
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog, Unit
+from rnncore.run_state import restore, save_best
 from rnncore.vocabulary import Vocabulary
 from torch import Tensor, nn
 
 from urlstm.options import CHANGEABLE, TaskOptions
-from urlstm.run_state import Training, restore, save_best
+from urlstm.run_state import Training
 
 Options = TypeVar("Options", bound=TaskOptions)
 
