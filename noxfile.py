@@ -20,6 +20,9 @@ ROOT = Path(__file__).parent
 PACKAGES = ("core", "revrnn", "awdlm", "urlstm", "selfish", "rmc")
 CONSTRAINTS = ROOT / "constraints.txt"
 
+# What tests of the export to ONNX need; without it they are skipped.
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+
 # A reversible GRU on the embedded corpus, sized for about two minutes on two cores.
 DEMO = (
     *("--data", "pydoc", "--model", "revgru", "--use_reverse"),
@@ -40,7 +43,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test, or those named after `--`, with all packages in one environment."""
     # Editable: an edit is tested at once, without building six packages again.
-    install(session, *editable(PACKAGES), "pytest")
+    install(session, *editable(PACKAGES), *ONNX, "pytest")
     session.run("pytest", *session.posargs)
 
 

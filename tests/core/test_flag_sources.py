@@ -33,6 +33,7 @@ class Options:
     resume: str | None = flag(None, "--resume", optional_value="", help="go on")
     words: tuple[str, ...] = flag((), "-words", nargs="*", help="any text")
     folder: Path | None = flag(None, "--folder", help="where to write")
+    others: tuple[Path, ...] = flag((), "--others", nargs="*", help="where to look")
     even: int = flag(2, "--even", help="even number", check=lambda n: "must be even" if n % 2 else None)
     step: float = flag(-0.2, "-s", help="negative means unset", minimum=0.0)
 
@@ -152,7 +153,8 @@ def test_a_missing_or_broken_file_is_told(config: Callable[[str], str]) -> None:
 
 def test_to_dict_from_dict_and_config_file_are_a_round_trip(tmp_path: Path) -> None:
     options = resolve(
-        "--lr 1e-6 --when 1 2 --betas .1 --folder a/b --growth 1e-3 --resume --tied --words off 010 '' --cutoffs"
+        "--lr 1e-6 --when 1 2 --betas .1 --folder a/b --growth 1e-3 --resume --tied "
+        "--words off 010 '' --cutoffs --others a b/c"
     )
     plain = to_dict(options)
     assert list(plain) == [field.name for field in dataclasses.fields(Options)]

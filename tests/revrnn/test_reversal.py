@@ -27,14 +27,14 @@ class There:
         x: Tensor,
         *,
         active: Tensor | None = None,
-        slice_dim: int = 0,
+        slices: tuple[int, int] = (0, 0),
         dtype: torch.dtype | None = None,
     ) -> None:
         stack = Stack(
             kind=kind,
             max_forget=cells[0].max_forget,
             reversible=True,
-            slice_dim=slice_dim,
+            slices=slices,
             dtype=dtype,
             count_bits=True,
         )
@@ -109,24 +109,24 @@ def test_ten_thousand_steps(kind: str, max_forget: float, make_cells: MakeCells)
     cells = make_cells(kind, 4, 6, 3, max_forget=max_forget, scale=SCALES[kind] / 2, dtype=torch.float32)
     steps = 10_000
     active = torch.arange(steps)[:, None] < torch.tensor([steps, 7_001, 3])
-    there = There(cells, kind, inputs(steps, 3, 4, 0.5), active=active, slice_dim=1)
+    there = There(cells, kind, inputs(steps, 3, 4, 0.5), active=active, slices=(1, 2))
     assert max(float(group.abs().max()) for chunk in there.values for group in chunk) < 2.0
     assert there.bits.used > 100 * there.empty_bits
     there.and_back()
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
-@pytest.mark.parametrize("slice_dim", [0, 2])
+@pytest.mark.parametrize("slices", [(0, 0), (2, 0), (0, 1), (3, 3)])
 @pytest.mark.parametrize("lengths", [None, (400, 200, 0)])
 @pytest.mark.parametrize("kind", GROUPS)
 def test_every_depth(
-    kind: str, lengths: tuple[int, ...] | None, slice_dim: int, num_layers: int, make_cells: MakeCells
+    kind: str, lengths: tuple[int, ...] | None, slices: tuple[int, int], num_layers: int, make_cells: MakeCells
 ) -> None:
     """float64, where values are exact for any magnitude."""
     torch.manual_seed(0)
     cells = make_cells(kind, 4, 6, num_layers, scale=SCALES[kind])
     active = None if lengths is None else torch.arange(400)[:, None] < torch.tensor(lengths)
-    There(cells, kind, inputs(400, 3, 4).double(), active=active, slice_dim=slice_dim).and_back()
+    There(cells, kind, inputs(400, 3, 4).double(), active=active, slices=slices).and_back()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -150,7 +150,7 @@ def test_any_precision_length_and_device(
     active = torch.arange(steps, device=device)[:, None] < lengths
     x = inputs(steps, 5, 7).to(device, wide)
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    There(cells, kind, x, active=active, slice_dim=3, dtype=dtype).and_back()
+    There(cells, kind, x, active=active, slices=(3, 0), dtype=dtype).and_back()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -182,7 +182,7 @@ def test_words_by_schedule(
     torch.manual_seed(0)
     steps, batch, most = 300, 3, uses_per_word(max_forget)
     cells = make_cells(kind, 4, 6, 2, max_forget=max_forget, scale=SCALES[kind])
-    there = There(cells, kind, inputs(steps, batch, 4).double(), slice_dim=1)
+    there = There(cells, kind, inputs(steps, batch, 4).double(), slices=(1, 0))
     expected = 32 * steps * batch
     for units, groups in [(3, GROUPS[kind]), (3, GROUPS[kind] - 1), (2, 1)]:  # the second layer has two buffers
         count = steps * groups
@@ -197,4 +197,4 @@ def test_native_and_eager_operators(kind: str, make_cells: MakeCells) -> None:
     torch.manual_seed(0)
     cells = make_cells(kind, 4, 6, 2, dtype=torch.float32)
     active = torch.arange(150)[:, None] < torch.tensor([150, 70, 99])
-    There(cells, kind, inputs(150, 3, 4), active=active, slice_dim=2).and_back()
+    There(cells, kind, inputs(150, 3, 4), active=active, slices=(2, 3)).and_back()

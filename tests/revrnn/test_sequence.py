@@ -52,7 +52,7 @@ class Case:
         self.active = None if lengths is None else torch.arange(steps)[:, None] < torch.tensor(lengths)
         drawn = [torch.randint(3, (1, batch, H)).double() * 0.7 for _ in range(num_layers)]
         self.masks: list[Tensor | None] = [*drawn] if masked else [None] * num_layers
-        self.stack = {"kind": kind, "max_forget": max_forget, "slice_dim": slice_dim, "buffered": True}
+        self.stack = {"kind": kind, "max_forget": max_forget, "slices": (slice_dim, 0), "buffered": True}
         self.stack |= {"masks": self.masks}
 
     def leaves(self) -> tuple[Tensor, Tensor, list[Weights]]:

@@ -54,7 +54,7 @@ def test_chunks_advance_as_the_cells_do(kind: str, slice_dim: int, make_cells: M
     start = [torch.zeros(GROUPS[kind], B, H // 2, dtype=torch.float64) for _ in cells]
     with torch.no_grad():
         outputs, states = unroll(cells, x, start, active=active, slice_dim=slice_dim)
-    window = begin(cells, kind, active=active, reversible=True, slice_dim=slice_dim)
+    window = begin(cells, kind, active=active, reversible=True, slices=(slice_dim, 0))
     for first, last in spans(200):
         assert torch.equal(window.forward((first, last), x[first:last], keep=True), outputs[first:last])
         for k, layer in enumerate(window.layers):
@@ -105,7 +105,7 @@ def test_bits_of_known_gates(kind: str, slice_dim: int, max_forget: float, make_
     """Without weights all forget gates are m/2 + 1 - m, so that each forgets a known number of bits."""
     steps = 200
     cells = make_cells(kind, I, H, 2, max_forget=max_forget, scale=0.0)
-    window = begin(cells, kind, reversible=True, slice_dim=slice_dim, count_bits=True)
+    window = begin(cells, kind, reversible=True, slices=(slice_dim, 0), count_bits=True)
     forward(window, inputs(steps))
     bits, stored = window.bits(), steps * B * slice_dim
     units = 2 * steps * B * GROUPS[kind] * H // 2
@@ -177,7 +177,7 @@ def test_only_buffers_and_slices_grow_with_the_window(kind: str, slice_dim: int,
     cells = make_cells(kind, I, H, 2, scale=0.3)
     held, used = [], []
     for chunks in (2, 8):
-        window = begin(cells, kind, reversible=True, slice_dim=slice_dim)
+        window = begin(cells, kind, reversible=True, slices=(slice_dim, 0))
         forward(window, inputs(chunks * CHUNK))
         held.append(bytes_held(window))
         used.append(window.bits().used)

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from rnncore import checkpoint, device, report
 from rnncore.asgd import AveragedParameters, NonMonotone, scaled_lr
+from rnncore.atomic_file import require_folder_for
 from rnncore.corpus import Corpus
 from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import loss_unit
 from rnncore.divergence import numbered_step, require_finite_step
-from rnncore.errors import UserError
 from rnncore.evaluation import evaluate
 from rnncore.flags import to_dict
 from rnncore.interrupts import Interrupt, deferred_interrupt
 from rnncore.penalties import activation_penalty, temporal_penalty
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
-from rnncore.run_state import copy_best, restore, save_best, save_last
+from rnncore.run_state import copy_best, keep_best, restore, save_last
 from rnncore.windows import detach, random_length, window
 from torch import Tensor
 
@@ -74,7 +74,8 @@ def under_way(
     Raises:
         UserError: The second file has no folder to go to, which would else be found out after an epoch.
     """
-    _require_folder(copy)
+    if copy is not None:
+        require_folder_for(copy, "--save")
     if resumed is None:
         run = RunDirectory.create(
             options.run_dir, command=command, config=to_dict(options), vocabulary=corpus.vocabulary
@@ -97,12 +98,6 @@ def under_way(
             _finish(training)
     if interrupt:
         raise SystemExit(130)
-
-
-def _require_folder(copy: Path | None) -> None:
-    if copy is not None and (copy.is_dir() or not copy.parent.is_dir()):
-        problem = "it is a folder; name a file" if copy.is_dir() else f"there is no folder {copy.parent}"
-        raise UserError(f"cannot write --save {copy}: {problem}")
 
 
 def _prepared(
@@ -211,17 +206,12 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
 def validate(training: Training, *, regular: bool = True) -> float:
     """The validation loss in nats per token, of the averaged weights where there are any; keeps the best model.
 
-    Of one that is not ``regular``, which only ``--max_steps`` brought about inside an epoch, a run that goes on knows
-    nothing: its model takes no other's place.
+    ``regular``: as of `rnncore.run_state.keep_best`; not after ``--max_steps`` inside an epoch.
     """
     with training.averages.swapped_in():
         loss = evaluate(training.model, training.texts["valid"], training.options.amp)
         training.log.evaluated("valid", loss)
-        better = loss < training.best if regular else not training.run.best.exists()
-        if better and regular:
-            training.best = loss
-        if better:
-            save_best(training, training.copy)
+        keep_best(training, loss, training.copy, regular=regular)
     return loss
 
 

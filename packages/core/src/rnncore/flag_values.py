@@ -42,7 +42,7 @@ def from_yaml(flag: Flag, value: object, label: str) -> Any:
 def to_yaml(value: object) -> object:
     """The inverse of :func:`from_yaml`."""
     if isinstance(value, tuple):
-        return list(value)
+        return [to_yaml(each) for each in value]
     return str(value) if isinstance(value, Path) else value
 
 

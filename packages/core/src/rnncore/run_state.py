@@ -124,6 +124,20 @@ def save_best(training: UnderWay, copy: Path | None = None) -> None:
         checkpoint.save(copy, _alone(training), keep_previous=first)
 
 
+def keep_best(training: UnderWay, loss: float, copy: Path | None = None, *, regular: bool = True) -> bool:
+    """After a validation, `save_best` if the model is the best so far; whether it is.
+
+    Of a validation that is not ``regular``, which only ``--max_steps`` brought about, a run that goes on knows nothing:
+    its model takes no other's place.
+    """
+    better = loss < training.best if regular else not training.run.best.exists()
+    if better and regular:
+        training.best = loss
+    if better:
+        save_best(training, copy)
+    return better
+
+
 def save_model(training: UnderWay, path: Path) -> None:
     """Write the model as it is, by itself. Raises UserError when the disk refuses."""
     checkpoint.save(path, _alone(training), keep_previous=False)

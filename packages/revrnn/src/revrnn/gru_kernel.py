@@ -12,15 +12,30 @@ from torch import Tensor
 
 from revrnn.buffer import InformationBuffer, make_room, took
 from revrnn.kernels import operators
-from revrnn.trace import GateGradient, Trace, forgotten_bits, rows_at
+from revrnn.trace import GateGradient, Trace, forgotten_bits, restore_slice, rows_at, save_slices
 
 
 class GRUKernel:
     """One layer's recurrent weights, packed for the steps of one window."""
 
-    def __init__(self, weight_hh: Tensor, rows: int, max_forget: float, dtype: torch.dtype | None = None) -> None:
-        """Packs ``weight_hh [6G, G]`` for batches of ``rows``; ``dtype`` is what products are computed in."""
-        self.group, self.max_forget = weight_hh.shape[1], max_forget
+    def __init__(
+        self,
+        weight_hh: Tensor,
+        rows: int,
+        max_forget: float,
+        dtype: torch.dtype | None = None,
+        slices: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Packs a layer's weights for batches of some size.
+
+        Args:
+            weight_hh: ``[6G, G]``.
+            rows: The batch size.
+            max_forget: m in z = m s + (1 - m).
+            dtype: What products are computed in.
+            slices: How many first units of each group have no buffer because they are saved at each step.
+        """
+        self.group, self.max_forget, self.slices = weight_hh.shape[1], max_forget, slices
         halves, edge = weight_hh.detach().chunk(2), 2 * self.group
         self.weights = [(half[:edge], half[edge:]) for half in halves]
         self.rows, self.dtype = rows, dtype
@@ -49,20 +64,20 @@ class GRUKernel:
             state: int32 groups ``[B, G]``, changed in place.
             buffers: One for each group.
             trace: Filled; its first states must be there.
-            saved: int32 ``[K, B, S]``, receives the slice of group 1 before each step.
+            saved: int32 ``[K, B, S]``, receives the slices of both groups before each step.
 
         Returns:
             Magnitudes that units reached, to be compared with the fixed-point range.
         """
         parts, m, farthest = self._split(inputs), self.max_forget, []
-        reset, start = torch.empty_like(trace.groups[0][0]), 0 if saved is None else saved.shape[2]
+        reset = torch.empty_like(trace.groups[0][0])
         for t in range(len(inputs)):
             active = rows_at(trace.active, t)
             if saved is not None:
-                saved[t] = state[0][:, :start]
+                save_slices(saved[t], state, self.slices)
             for a in (0, 1):
                 product, zr, g = self._gates(a, t, parts, trace, reset)
-                word, first, value = make_room(buffers[a]), 0 if a else start, trace.groups[a][t + 1]
+                word, first, value = make_room(buffers[a]), self.slices[a], trace.groups[a][t + 1]
                 fullest, reached = self.operators.gru_forward(
                     product, parts[a][1][t], zr, g, m, state[a], word, first, active, value
                 )
@@ -80,14 +95,14 @@ class GRUKernel:
     ) -> None:
         """Undoes `forward` and fills the trace, whose last states must be there; same arguments."""
         parts, m = self._split(inputs), self.max_forget
-        reset, start = torch.empty_like(trace.groups[0][0]), 0 if saved is None else saved.shape[2]
+        reset = torch.empty_like(trace.groups[0][0])
         for t in reversed(range(len(inputs))):
             active = rows_at(trace.active, t)
             for a in (1, 0):
                 product, zr, g = self._gates(a, t, parts, trace, reset)
-                if saved is not None and a == 0:
-                    state[0][:, :start] = saved[t]
-                word, first, value = buffers[a].word, 0 if a else start, trace.groups[a][t]
+                if saved is not None:
+                    restore_slice(saved[t], state, self.slices, a)
+                word, first, value = buffers[a].word, self.slices[a], trace.groups[a][t]
                 self.operators.gru_reverse(product, parts[a][1][t], zr, g, m, state[a], word, first, active, value)
                 buffers[a].give_back()
 
@@ -156,7 +171,7 @@ class GRUKernel:
             products.append(GateGradient(slice(first + 2 * group, first + 3 * group), grad_g[a], reset))
         return products
 
-    def forgotten_bits(self, trace: Trace, slice_dim: int) -> Tensor:
-        """Bits that the chunk's forget gates forgot, stored units aside (a scalar tensor)."""
-        gates = [trace.gates[0][..., slice_dim : self.group], trace.gates[2][..., : self.group]]
-        return forgotten_bits(gates, self.max_forget)
+    def forgotten_bits(self, trace: Trace) -> Tensor:
+        """Bits that the chunk's forget gates forgot, saved units aside (a scalar tensor)."""
+        gates = [trace.gates[2 * a][..., self.slices[a] : self.group] for a in (0, 1)]
+        return forgotten_bits(gates, self.max_forget, trace.active)

@@ -103,7 +103,7 @@ class _ReversibleRNN(nn.Module):
             kind=self.kind,
             max_forget=self.max_forget,
             reversible=self.reversible,
-            slice_dim=self.slice_dim,
+            slices=(self.slice_dim, 0),
             masks=self._masks(x),
             dtype=autocast_dtype(x.device),
         )

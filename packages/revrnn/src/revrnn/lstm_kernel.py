@@ -12,15 +12,22 @@ from torch import Tensor
 
 from revrnn.buffer import InformationBuffer, make_room, took
 from revrnn.kernels import operators
-from revrnn.trace import GateGradient, Trace, forgotten_bits, rows_at
+from revrnn.trace import GateGradient, Trace, forgotten_bits, restore_slice, rows_at, save_slices
 
 
 class LSTMKernel:
     """One layer's recurrent weights, packed for the steps of one window."""
 
-    def __init__(self, weight_hh: Tensor, rows: int, max_forget: float, dtype: torch.dtype | None = None) -> None:
-        """Packs ``weight_hh [10G, G]`` for batches of ``rows``; ``dtype`` is what products are computed in."""
-        self.group, self.max_forget = weight_hh.shape[1], max_forget
+    def __init__(
+        self,
+        weight_hh: Tensor,
+        rows: int,
+        max_forget: float,
+        dtype: torch.dtype | None = None,
+        slices: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Packs ``weight_hh [10G, G]``; arguments as for `revrnn.gru_kernel.GRUKernel`."""
+        self.group, self.max_forget, self.slices = weight_hh.shape[1], max_forget, slices
         self.weights = weight_hh.detach().chunk(2)
         self.rows, self.dtype = rows, dtype
         self.linear = [StepLinear(weight, rows, dtype) for weight in self.weights]
@@ -42,18 +49,17 @@ class LSTMKernel:
     ) -> list[int | Tensor]:
         """Advances the state over a chunk; as `revrnn.gru_kernel.GRUKernel.forward`, groups (h1, h2, c1, c2)."""
         parts, m, farthest = self._split(inputs), self.max_forget, []
-        start = 0 if saved is None else saved.shape[2]
         for t in range(len(inputs)):
             active = rows_at(trace.active, t)
             if saved is not None:
-                saved[t] = state[0][:, :start]
+                save_slices(saved[t], state, self.slices)
             for a in (0, 1):
                 gates, cell = self._gates(a, t, parts, trace), trace.groups[2 + a][t + 1]
                 word = make_room(buffers[2 + a])
                 fullest, reached = self.operators.lstm_cell_forward(gates, m, state[2 + a], word, active, cell)
                 took(buffers[2 + a], fullest)
                 farthest.append(reached)
-                word, first, value = make_room(buffers[a]), 0 if a else start, trace.groups[a][t + 1]
+                word, first, value = make_room(buffers[a]), self.slices[a], trace.groups[a][t + 1]
                 fullest, reached = self.operators.lstm_hidden_forward(
                     gates, cell, m, state[a], word, first, active, value
                 )
@@ -71,14 +77,13 @@ class LSTMKernel:
     ) -> None:
         """Undoes `forward` and fills the trace, whose last states must be there; same arguments."""
         parts, m = self._split(inputs), self.max_forget
-        start = 0 if saved is None else saved.shape[2]
         for t in reversed(range(len(inputs))):
             active = rows_at(trace.active, t)
             for a in (1, 0):
                 gates, cell = self._gates(a, t, parts, trace), trace.groups[2 + a][t + 1]
-                if saved is not None and a == 0:
-                    state[0][:, :start] = saved[t]
-                word, first, value = buffers[a].word, 0 if a else start, trace.groups[a][t]
+                if saved is not None:
+                    restore_slice(saved[t], state, self.slices, a)
+                word, first, value = buffers[a].word, self.slices[a], trace.groups[a][t]
                 self.operators.lstm_hidden_reverse(gates, cell, m, state[a], word, first, active, value)
                 buffers[a].give_back()
                 word, value = buffers[2 + a].word, trace.groups[2 + a][t]
@@ -120,10 +125,10 @@ class LSTMKernel:
         rows, others = 5 * self.group, (trace.groups[1][:-1], trace.groups[0][1:])
         return [GateGradient(slice(a * rows, (a + 1) * rows), grad_gates[a], others[a]) for a in (0, 1)]
 
-    def forgotten_bits(self, trace: Trace, slice_dim: int) -> Tensor:
-        """Bits that the chunk's forget gates forgot, stored units aside (a scalar tensor)."""
+    def forgotten_bits(self, trace: Trace) -> Tensor:
+        """Bits that the chunk's forget gates forgot, saved units aside (a scalar tensor)."""
         gates = []
-        for a, start in ((0, slice_dim), (1, 0)):
+        for a, start in enumerate(self.slices):
             _, f, _, _, p = trace.gates[a].chunk(5, dim=2)
             gates += [f, p[..., start:]]
-        return forgotten_bits(gates, self.max_forget)
+        return forgotten_bits(gates, self.max_forget, trace.active)

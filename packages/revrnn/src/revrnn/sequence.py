@@ -11,6 +11,7 @@ import torch
 from rnncore.errors import UserError
 from torch import Tensor
 
+from revrnn.buffer import InformationBuffer
 from revrnn.fixed_point import HIDDEN_BITS, STATE_LIMIT, to_fixed, to_float
 from revrnn.forget import RANGE_MESSAGE
 from revrnn.window import Layer, Weights, Window, spans
@@ -21,22 +22,30 @@ class Stack:
     """How a stack of layers runs.
 
     ``kind``: ``"gru"`` or ``"lstm"``; ``reversible``: states are rebuilt for the gradient instead of stored;
-    ``buffered``: information buffers are kept (reversal implies it); ``slice_dim``: first units of the last layer's
-    group 1 that are saved at each step instead of buffered; ``masks``: one ``[1, B, H]`` or None for each layer.
+    ``buffered``: information buffers are kept (reversal implies it); ``slices``: how many first units of the last
+    layer's two hidden groups are saved at each step instead of buffered; ``masks``: one ``[1, B, H]`` or None for each
+    layer.
     """
 
     kind: str
     max_forget: float
     reversible: bool = False
     buffered: bool = False
-    slice_dim: int = 0
+    slices: tuple[int, int] = (0, 0)
     masks: Sequence[Tensor | None] = ()
     dtype: torch.dtype | None = None
     count_bits: bool = False
 
-    def window(self, weights: Sequence[Weights], state: Sequence[Sequence[Tensor]], active: Tensor | None) -> Window:
-        """Begins a window from int32 groups ``[B, G]`` of each layer."""
+    def window(
+        self,
+        weights: Sequence[Weights],
+        state: Sequence[Sequence[Tensor]],
+        active: Tensor | None,
+        buffers: Sequence[InformationBuffer | None] = (),
+    ) -> Window:
+        """Begins a window from int32 groups ``[B, G]`` of each layer; ``buffers``, of each layer, are gone on with."""
         masks = self.masks or [None] * len(weights)
+        buffers = buffers or [None] * len(weights)
         layers = [
             Layer(
                 self.kind,
@@ -44,11 +53,12 @@ class Stack:
                 groups,
                 max_forget=self.max_forget,
                 buffered=self.buffered or self.reversible,
-                slice_dim=self.slice_dim if layer is weights[-1] else 0,
+                slices=self.slices if layer is weights[-1] else (0, 0),
+                buffer=buffer,
                 mask=mask,
                 dtype=self.dtype,
             )
-            for layer, groups, mask in zip(weights, state, masks, strict=True)
+            for layer, groups, mask, buffer in zip(weights, state, masks, buffers, strict=True)
         ]
         return Window(layers, active, self.count_bits)
 
@@ -60,10 +70,11 @@ class _Sequence(torch.autograd.Function):
     def forward(
         ctx: Any, stack: Stack, box: list[Any], active: Tensor | None, keep: bool, x: Tensor, *flat: Tensor | None
     ) -> tuple[Tensor, ...]:
-        layers, groups = len(box[0]), len(box[0][0])
+        state, buffers = box
+        layers, groups = len(state), len(state[0])
         tensors = flat[layers * groups :]
         weights = [Weights(*cast(Any, tensors[3 * k : 3 * k + 3])) for k in range(layers)]
-        window = stack.window(weights, box[0], active)
+        window = stack.window(weights, state, active, buffers)
         outputs = torch.cat([window.forward(span, x[slice(*span)], keep) for span in spans(len(x))])
         window.check()
         last = [group for layer in window.layers for group in layer.state]
@@ -91,7 +102,12 @@ class _Sequence(torch.autograd.Function):
 
 
 def run(
-    stack: Stack, x: Tensor, state: Sequence[Sequence[Tensor]], weights: Sequence[Weights], active: Tensor | None = None
+    stack: Stack,
+    x: Tensor,
+    state: Sequence[Sequence[Tensor]],
+    weights: Sequence[Weights],
+    active: Tensor | None = None,
+    buffers: Sequence[InformationBuffer | None] = (),
 ) -> tuple[Tensor, list[list[Tensor]], list[list[Tensor]], Window]:
     """Runs a stack of layers over sequences.
 
@@ -102,6 +118,7 @@ def run(
             through which the gradient flows.
         weights: Each layer's.
         active: bool ``[T, B]``, false where a sequence has ended: its state stays.
+        buffers: Each layer's, to be gone on with; new ones when absent.
 
     Returns:
         The last layer's outputs ``[T, B, H]``; the last state as real numbers, with gradient, and as int32 numbers,
@@ -109,7 +126,7 @@ def run(
     """
     fixed = [[g if g.dtype == torch.int32 else _to_fixed_in_range(g.detach()) for g in groups] for groups in state]
     real = [to_float(g, x.dtype) if g.dtype == torch.int32 else g for groups in state for g in groups]
-    box: list[Any] = [fixed]
+    box: list[Any] = [fixed, buffers]
     flat = [weight for layer in weights for weight in layer]
     keep = torch.is_grad_enabled() and not stack.reversible
     outputs, *last = _Sequence.apply(stack, box, active, keep, x, *real, *flat)  # type: ignore[no-untyped-call]

@@ -4,10 +4,11 @@ Shapes: T time steps, B batch, E embedding size, V vocabulary, N = T B rows.
 """
 
 import torch
-from rnncore.dropout import embedded_dropout
 from rnncore.loss import cross_entropy_and_gradient, cross_entropy_sum, linear_cross_entropy
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from revrnn.embedding import embed, embed_backward, gradient
 
 
 class TiedVocabulary(nn.Module):
@@ -21,16 +22,11 @@ class TiedVocabulary(nn.Module):
 
     def embed(self, ids: Tensor, words: Tensor | None, mask: Tensor | None) -> Tensor:
         """``[T, B]`` ids to ``[T, B, E]``; ``words [V, 1]`` drops words, ``mask [1, B, E]`` features."""
-        x = embedded_dropout(self.weight, ids, mask=words)
-        return x if mask is None else x * mask
+        return embed(self.weight, ids, words, mask)
 
     def embed_backward(self, ids: Tensor, words: Tensor | None, mask: Tensor | None, grad: Tensor) -> None:
         """Adds to ``weight.grad`` what ``embed`` contributes, given the gradient ``[T, B, E]`` by its result."""
-        if mask is not None:
-            grad = grad * mask
-        if words is not None:
-            grad = grad * words[ids]
-        _gradient(self.weight).index_add_(0, ids.flatten(), grad.flatten(0, 1))
+        embed_backward(self.weight, ids, words, mask, grad)
 
     def decode(self, outputs: Tensor) -> Tensor:
         """Logits ``[..., V]`` of outputs ``[..., E]``."""
@@ -48,14 +44,8 @@ class TiedVocabulary(nn.Module):
         self, outputs: Tensor, targets: Tensor, scale: float, dtype: torch.dtype | None
     ) -> tuple[Tensor, Tensor]:
         """`loss_sum`, and the gradient of ``scale`` times it: by ``outputs`` returned, by parameters added to them."""
-        grads = _gradient(self.weight), _gradient(self.bias)
+        grads = gradient(self.weight), gradient(self.bias)
         total, grad = cross_entropy_and_gradient(
             outputs.flatten(0, 1), self.weight, self.bias, targets.flatten(), scale, *grads, dtype
         )
         return total, grad.view_as(outputs)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad

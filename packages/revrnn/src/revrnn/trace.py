@@ -33,9 +33,25 @@ class GateGradient(NamedTuple):
     operand: Tensor
 
 
-def forgotten_bits(gates: Sequence[Tensor], max_forget: float) -> Tensor:
-    """The sum of -log2(z) over forget gates z = m s + (1 - m), given as the sigmoids s: what no buffer can avoid."""
-    return torch.stack([-torch.log2(s * max_forget + (1 - max_forget)).sum(dtype=torch.float64) for s in gates]).sum()
+def forgotten_bits(gates: Sequence[Tensor], max_forget: float, active: Tensor | None) -> Tensor:
+    """The sum of -log2(z) over forget gates z = m s + (1 - m), given as the sigmoids s ``[K, B, .]``.
+
+    No buffer can avoid these bits. Rows that are not ``active`` forget nothing.
+    """
+    sums = [-torch.log2(s * max_forget + (1 - max_forget)).sum(dim=2, dtype=torch.float64) for s in gates]
+    return torch.stack([(each if active is None else each * active).sum() for each in sums]).sum()
+
+
+def save_slices(into: Tensor, state: Sequence[Tensor], slices: tuple[int, int]) -> None:
+    """Copies the first ``slices[a]`` units of the hidden groups a = 0, 1 of a state to ``into [B, S]``."""
+    into[:, : slices[0]] = state[0][:, : slices[0]]
+    into[:, slices[0] :] = state[1][:, : slices[1]]
+
+
+def restore_slice(saved: Tensor, state: Sequence[Tensor], slices: tuple[int, int], a: int) -> None:
+    """Puts back into group ``a`` what `save_slices` took of it."""
+    first = a * slices[0]
+    state[a][:, : slices[a]] = saved[:, first : first + slices[a]]
 
 
 def rows_at(active: Tensor | None, t: int) -> Tensor | None:

@@ -27,7 +27,7 @@ from rnncore.resumption import open_resumed
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
-from rnncore.run_state import restore, save_best, save_last
+from rnncore.run_state import keep_best, restore, save_last
 from rnncore.windows import random_length, window
 from torch import Tensor
 
@@ -120,13 +120,10 @@ def _train(training: Training, interrupt: Interrupt) -> None:
         with log.outside_step():
             valid_loss = evaluate(training.model, training.texts["valid"], options.amp)
             log.evaluated("valid", valid_loss)
-            if training.row < rows:  # --max_steps: the epoch goes on from what was saved, and knows nothing of this
-                if not training.run.best.exists():
-                    save_best(training)
+            whole = training.row == rows
+            keep_best(training, valid_loss, regular=whole)
+            if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
-            if valid_loss < training.best:
-                training.best = valid_loss
-                save_best(training)
             if training.trigger.update(valid_loss):
                 optimizer.param_groups[0]["lr"] /= options.learning_rate_decay
                 training.trigger.history.clear()  # what came before the new rate says nothing about it

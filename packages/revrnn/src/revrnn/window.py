@@ -10,6 +10,7 @@ Shapes: T time steps of the window, K of a chunk, B batch, I inputs, H units of 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from revrnn.fixed_point import STATE_LIMIT, to_float
 from revrnn.forget import RANGE_MESSAGE
 from revrnn.gru_kernel import GRUKernel
 from revrnn.lstm_kernel import LSTMKernel
-from revrnn.trace import Trace
+from revrnn.trace import Trace, save_slices
 
 #: Most time steps of a chunk: enough for large products, few enough that a chunk's activations stay small.
 CHUNK = 48
@@ -66,9 +67,10 @@ class Layer:
         *,
         max_forget: float,
         buffered: bool,
-        slice_dim: int = 0,
+        slices: tuple[int, int] = (0, 0),
         mask: Tensor | None = None,
         dtype: torch.dtype | None = None,
+        buffer: InformationBuffer | None = None,
     ) -> None:
         """Begins a window.
 
@@ -78,22 +80,26 @@ class Layer:
             state: Its groups, int32 ``[B, G]`` each; copied.
             max_forget: Limit of what a unit forgets at a step.
             buffered: Whether information buffers keep what would be lost, as reversal needs.
-            slice_dim: How many first units of group 1 are saved at each step instead.
+            slices: How many first units of the hidden groups 1 and 2 are saved at each step instead.
             mask: ``[1, B, H]``, multiplies the outputs (dropout).
             dtype: What products are computed in (mixed precision); the weights' own when absent.
+            buffer: Where the bits of whole groups go, if another window is to share it; a new one when absent.
         """
-        self.weights, self.dtype, self.mask, self.slice_dim = weights, dtype, mask, slice_dim
+        self.weights, self.dtype, self.mask, self.slices = weights, dtype, mask, slices
         self.state = [group.clone(memory_format=torch.contiguous_format) for group in state]
         batch, group = self.state[0].shape
         kernel = GRUKernel if kind == "gru" else LSTMKernel
-        self.kernel = kernel(weights.hh, batch, max_forget, dtype)
+        self.kernel = kernel(weights.hh, batch, max_forget, dtype, slices)
         self.buffers: list[InformationBuffer | None] = [None] * len(self.state)
+        self.buffer = buffer
         if buffered:
-            device = weights.hh.device
-            buffer = InformationBuffer(batch, group, max_forget=max_forget, device=device)
-            self.buffers = [buffer] * len(self.state)
-            if slice_dim:
-                self.buffers[0] = InformationBuffer(batch, group - slice_dim, max_forget=max_forget, device=device)
+            new_buffer = partial(InformationBuffer, batch, max_forget=max_forget, device=weights.hh.device)
+            self.buffer = buffer or new_buffer(group)
+            self.buffer.took()  # what was last looked up was of the rows active then
+            self.buffers = [self.buffer] * len(self.state)
+            for a, sliced in enumerate(slices):
+                if sliced:
+                    self.buffers[a] = new_buffer(group - sliced)
         self.saved: list[Tensor] = []
         self.kept: list[tuple[Tensor, Trace]] = []
         self.farthest: list[int | Tensor] = []
@@ -108,7 +114,7 @@ class Layer:
         trace = self._trace(x, active, keep)
         for values, group in zip(trace.groups, self.state, strict=True):
             values[0] = to_float(group, x.dtype)
-        saved = self.state[0].new_empty(*x.shape[:2], self.slice_dim) if self.slice_dim else None
+        saved = self.state[0].new_empty(*x.shape[:2], sum(self.slices)) if any(self.slices) else None
         self.farthest += self.kernel.forward(self._project(start, x), self.state, self.buffers, trace, saved)
         if saved is not None and self.buffers[0] is not None:
             self.saved.append(saved)
@@ -121,7 +127,7 @@ class Layer:
         trace = self._trace(x, active, keep=False)
         for values, group in zip(trace.groups, self.state, strict=True):
             values[-1] = to_float(group, x.dtype)
-        saved = self.saved.pop() if self.slice_dim else None
+        saved = self.saved.pop() if any(self.slices) else None
         self.kernel.reverse(self._project(start, x), self.state, self.buffers, trace, saved)  # type: ignore[arg-type]
         self.kept.append((x, trace))
         return self._outputs(trace)
@@ -140,6 +146,12 @@ class Layer:
             if self.grads.bias is not None:
                 self.grads.bias[rows] += flat.sum(0)
         return grad_x
+
+    def slices_after(self) -> Tensor:
+        """The saved units after each step so far, int32 ``[T, B, S]``, until `reverse` takes them back."""
+        last = torch.empty_like(self.saved[-1][-1:])
+        save_slices(last[0], self.state, self.slices)
+        return torch.cat([*self.saved, last])[1:]
 
     @property
     def used_bits(self) -> int:
@@ -197,9 +209,9 @@ class Window:
         for layer in self.layers:
             x, trace = layer.forward(span[0], x, self._active(span), keep)
             if self.count_bits:
-                stored = layer.slice_dim * x.shape[0] * x.shape[1]
+                stored = sum(layer.slices) * x.shape[0] * x.shape[1]
                 self.normal_bits += 32 * sum(group[1:].numel() for group in trace.groups)
-                self.optimal_bits += layer.kernel.forgotten_bits(trace, layer.slice_dim) + 32 * stored
+                self.optimal_bits += layer.kernel.forgotten_bits(trace) + 32 * stored
         return x
 
     @torch.no_grad()

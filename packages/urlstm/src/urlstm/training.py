@@ -13,7 +13,7 @@ from rnncore.memory import keep_freed_memory
 from rnncore.resumption import open_resumed
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog, Unit
-from rnncore.run_state import restore, save_best
+from rnncore.run_state import keep_best, restore
 from rnncore.vocabulary import Vocabulary
 from torch import Tensor, nn
 
@@ -145,15 +145,11 @@ def validated(training: Training, result: Evaluation, *, keep: bool = True, regu
         training: The run.
         result: Of the validation.
         keep: Whether models are kept at all.
-        regular: False for a validation that only ``--max_steps`` brought about. A run that goes on knows nothing of it,
-            so that its model takes no other's place.
+        regular: As of `rnncore.run_state.keep_best`.
     """
     training.log.evaluated("valid", result.loss, extra=result.extra)
-    better = result.loss < training.best if regular else not training.run.best.exists()
-    if regular and better:
-        training.best = result.loss
-    if keep and better:
-        save_best(training)
+    if keep:
+        keep_best(training, result.loss, regular=regular)
 
 
 def finish(training: Training, test: Callable[[], Evaluation]) -> None:

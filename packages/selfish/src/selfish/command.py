@@ -1,0 +1,238 @@
+"""What the three training commands do around the epochs: a run's beginning and end, and what ``--dry_run`` prints."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from rnncore import checkpoint, device, report
+from rnncore.asgd import NonMonotone
+from rnncore.atomic_file import require_folder_for
+from rnncore.corpus import Corpus
+from rnncore.cuda_graph import GraphedStep
+from rnncore.datasets import loss_unit
+from rnncore.evaluation import evaluate
+from rnncore.flags import to_dict
+from rnncore.interrupts import Interrupt, deferred_interrupt
+from rnncore.memory import keep_freed_memory
+from rnncore.resumption import open_resumed
+from rnncore.run_directory import RunDirectory
+from rnncore.run_log import RunLog
+from rnncore.run_options import describe
+from rnncore.run_state import copy_best, restore
+from rnncore.vocabulary import Vocabulary
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from selfish.convert import Model
+from selfish.flops import Flops, flops_per_token
+from selfish.gradient import loss_and_gradient
+from selfish.mask_history import draw_densities, draw_overlap
+from selfish.masking import Masking
+from selfish.models import build_model
+from selfish.mos_model import MoSModel
+from selfish.options import LanguageOptions
+from selfish.run_state import Recipe, Training, restore_gradients
+from selfish.saved_model import load_corpus, load_to_evaluate
+from selfish.sparse_asgd import SparseAverages
+from selfish.training import train
+
+#: Options that a resumed run may change.
+CHANGEABLE = {"data", "epochs", "log_interval", "checkpoint_interval", "cuda", "save", "continue_train"}
+
+Options = TypeVar("Options", bound=LanguageOptions)
+#: The directory and the checkpoint of a run to go on with.
+Resumed = tuple[RunDirectory, dict[str, Any]]
+
+
+def run(options: Options, command: str, recipe_of: Callable[[Options], Recipe]) -> None:
+    """What a training command does.
+
+    Args:
+        options: Of the command.
+        command: Its name.
+        recipe_of: What it does differently from the others.
+    """
+    resumed: Resumed | None = None
+    if options.resume is not None:
+        options, directory, saved = open_resumed(options, command, CHANGEABLE)
+        resumed = directory, saved
+    recipe = recipe_of(options)
+    if recipe.copy is not None:
+        require_folder_for(recipe.copy, "--save")
+    keep_freed_memory()
+    device.set_threads(options.threads)
+    place = device.choose(options.device, cuda=options.cuda)
+    device.seed_everything(options.seed)
+    corpus = load_corpus(options, Vocabulary(resumed[1]["vocabulary"]) if resumed else None)
+    if options.evaluate:
+        _evaluate_saved(options, command, recipe, corpus, place)
+        return
+    model = build_model(options, len(corpus.vocabulary)).to(place)
+    texts = _texts_of(corpus, {"train": options.batch_size}, recipe, place)
+    masking = _masking(options, model, len(texts["train"]) - 1) if options.sparse else None
+    if options.dry_run:
+        print(describe(options, model) + _comment(model, masking), end="")
+        return
+    with _under_way(options, command, recipe, corpus, texts, model, masking, resumed) as (training, interrupt):
+        train(training, interrupt)
+
+
+def _evaluate_saved(
+    options: LanguageOptions, command: str, recipe: Recipe, corpus: Corpus, place: torch.device
+) -> None:
+    """Prints the losses of a saved model."""
+    model = load_to_evaluate(options, command, corpus, place)
+    unit = loss_unit(options.level, options.data)
+    for split, text in _texts_of(corpus, {}, recipe, place).items():
+        loss = evaluate(model, text, options.amp)
+        shown = f"ppl {np.exp(loss):.3f}" if unit == "ppl" else f"bpc {loss / np.log(2):.4f}"
+        print(f"{options.evaluate} | {split} loss {loss:.4f} | {split} {shown}")
+
+
+def _texts_of(corpus: Corpus, others: dict[str, int], recipe: Recipe, place: torch.device) -> dict[str, Tensor]:
+    """Splits in columns, ``[T, B]``. Raises UserError for one that is too short."""
+    columns = others | {"valid": recipe.valid_columns, "test": recipe.test_columns}
+    return {split: corpus.columns(split, count, place) for split, count in columns.items()}
+
+
+def _masking(options: LanguageOptions, model: Model, rows: int) -> Masking:
+    """The first masks; death rates fall over all steps of the run."""
+    return Masking(
+        model,
+        density=options.living,
+        decay_steps=max(1, options.epochs * rows // options.bptt),
+        rules=options.rules,
+        sparse_init=options.sparse_init,
+        death_rate=options.death_rate,
+        death_rate_decay=options.death_rate_decay,
+        threshold=options.threshold,
+        seed=options.seed,
+    )
+
+
+def _flops(model: Model, masking: Masking | None) -> Flops:
+    # A mixture decodes the contexts of all its experts by one matrix.
+    decoder = next(name for name, parameter in model.named_parameters() if parameter is model.decoder.weight)
+    times = {decoder: model.n_experts} if isinstance(model, MoSModel) else {}
+    return flops_per_token(model, {} if masking is None else masking.masks, times=times)
+
+
+def _comment(model: Model, masking: Masking | None) -> str:
+    """Densities and operations, as lines that ``--config`` passes over."""
+    lines = [] if masking is None else masking.history.table().splitlines()
+    return "".join(f"# {line}\n" for line in [*lines, str(_flops(model, masking))])
+
+
+@contextmanager
+def _under_way(
+    options: LanguageOptions,
+    command: str,
+    recipe: Recipe,
+    corpus: Corpus,
+    texts: dict[str, Tensor],
+    model: Model,
+    masking: Masking | None,
+    resumed: Resumed | None,
+) -> Iterator[tuple[Training, Interrupt]]:
+    """Opens a run, new or resumed; at the end of the block tests the best model, or says how to go on after Ctrl-C."""
+    if resumed is None:
+        directory = RunDirectory.create(
+            options.run_dir, command=command, config=to_dict(options), vocabulary=corpus.vocabulary
+        )
+    else:
+        directory = resumed[0]
+    unit = loss_unit(options.level, options.data)
+    with RunLog(directory, unit=unit, log_interval=options.log_interval, total_steps=options.max_steps or None) as log:
+        training = _prepared(options, command, recipe, corpus.vocabulary, texts, model, masking, directory, log)
+        if resumed is None:
+            kind = "dense" if masking is None else f"sparse, density {masking.density:.4f}"
+            log.say(f"{command} on {options.data}: {kind}, run directory {directory.path}")
+            log.say(str(_flops(model, masking)))
+        else:
+            restore(training, resumed[1])
+            restore_gradients(training, resumed[1]["gradients"])
+            copy_best(training, resumed[1], recipe.copy)
+        with deferred_interrupt() as interrupt:
+            yield training, interrupt
+        if interrupt:
+            log.say(f"stopped; to go on: {command} --resume {directory.path}")
+        else:
+            _finish(training)
+    directory.close()
+    if interrupt:
+        raise SystemExit(130)
+
+
+def _prepared(
+    options: LanguageOptions,
+    command: str,
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    texts: dict[str, Tensor],
+    model: Model,
+    masking: Masking | None,
+    directory: RunDirectory,
+    log: RunLog,
+) -> Training:
+    """A run that has not begun."""
+    place = texts["train"].device
+    optimizer = _optimizer(options, model)
+    step = partial(
+        loss_and_gradient,
+        model,
+        activation=recipe.activation,
+        temporal=recipe.temporal,
+        piece=recipe.piece,
+        amp=options.amp,
+    )
+    return Training(
+        options=options,
+        command=command,
+        recipe=recipe,
+        device=place,
+        vocabulary=vocabulary,
+        texts=texts,
+        model=model,
+        optimizer=optimizer,
+        # Of the original code, as are the moments of Adam.
+        schedule=ReduceLROnPlateau(optimizer, factor=0.5, patience=2, threshold=0.0)
+        if options.optimizer == "adam"
+        else None,
+        masking=masking,
+        averages=SparseAverages(model.named_parameters(), {} if masking is None else masking.masks),
+        trigger=NonMonotone(options.nonmono),
+        lengths=np.random.default_rng(options.seed),
+        run=directory,
+        log=log,
+        state=model.initial_state(options.batch_size),
+        graph=GraphedStep(step, model.parameters()) if options.cuda_graph and place.type == "cuda" else None,
+    )
+
+
+def _optimizer(options: LanguageOptions, model: Model) -> torch.optim.Optimizer:
+    decay = options.weight_decay
+    if options.optimizer == "adam":
+        rate = options.adam_rate
+        return torch.optim.Adam(model.parameters(), lr=rate, betas=(0.0, 0.999), eps=1e-9, weight_decay=decay)
+    rate = options.learning_rate
+    return torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay, fused=True)  # one pass over the weights
+
+
+def _finish(training: Training) -> None:
+    """Tests the best model and draws the curves, and of a sparse one the masks."""
+    log, path, masking, best = training.log, training.run.path, training.masking, training.run.best
+    if best.exists():
+        training.model.load_state_dict(checkpoint.load(best, kind=training.command)["model"])
+    log.evaluated("test", evaluate(training.model, training.texts["test"], training.options.amp))
+    log.say(str(_flops(training.model, masking)))
+    log.end()
+    report.plot([path], path / "report.png")
+    pictures = "report.png"
+    if masking is not None:
+        draw_densities(masking.history, path / "densities.png")
+        draw_overlap(masking.history, path / "overlap.png")
+        pictures += ", densities.png, overlap.png"
+    log.say(f"run directory {path} | pictures {pictures} | best model {training.recipe.copy or best}")
