@@ -2,6 +2,7 @@
 
 One step is zero_grad, forward, backward, clip, SGD, at the sizes of the Multi30k commands: 300 units, batches of 64
 sentences of like lengths. Beam search has 5 beams; every translation has 13 words, whatever the untrained model says.
+With --trained, a trained model translates the test text as it is, too.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import click
 import torch
-from revrnn.translation.building import build_model
+from revrnn.translation.building import build_model, load_model
 from revrnn.translation.encoded import TranslationData, load
 from revrnn.translation.fields import epoch_batches
 from revrnn.translation.model import END, Batch
@@ -29,6 +30,8 @@ REV = {
     "use_buffers": True,
     "separate_buffers": True,
 }
+#: Sentences of a batch of beam search.
+TOGETHER = 250
 MODELS = {
     "Vanilla gru": {},
     "CUDNN gru": {},
@@ -68,28 +71,39 @@ def make_step(name: str, data: TranslationData) -> Callable[[Batch], None]:
     return step
 
 
-def search_times(name: str, data: TranslationData, sentences: int, alone: int) -> tuple[float, float]:
-    """Milliseconds of a sentence of the test text: one at a time, over ``alone`` ones, and 100 at a time."""
+def search_times(translator: Translator, text: list[list[str]], alone: int, search: Search) -> tuple[float, float]:
+    """Milliseconds of a sentence of a text: one at a time, over ``alone`` ones of it, and `TOGETHER` at a time."""
+    some = text[:: max(1, len(text) // alone)][:alone]
+    times = []
+    for sentences, size in ((some[:2], 1), (some, 1), (text, TOGETHER)):
+        start = time.perf_counter()
+        translator.translate(sentences, search, batch_size=size)
+        times.append((time.perf_counter() - start) / len(sentences) * 1000)
+    return times[1], times[2]
+
+
+def untrained(name: str, data: TranslationData) -> Translator:
+    """A translator whose translations do not end by themselves."""
     model = build_model(options_of(name), data.vocabularies)
     with torch.no_grad():
         model.generator_bias[END] -= 50
-    translator, text = Translator(model, data.vocabularies), [line.split() for line in data.texts["test"].source]
-    times = []
-    for count, size in ((2, 1), (alone, 1), (sentences, 100)):
-        start = time.perf_counter()
-        translator.translate(text[:count], Search(max_length=13), batch_size=size)
-        times.append((time.perf_counter() - start) / count * 1000)
-    return times[1], times[2]
+    return Translator(model, data.vocabularies)
 
 
 @click.command()
 @click.argument("prefix", type=Path)
 @click.option("--steps", default=11, help="Measured steps of each model, after one that is not.")
-@click.option("--sentences", default=1000, help="Sentences translated 100 at a time.")
+@click.option("--sentences", default=1000, help="Sentences translated in batches.")
 @click.option("--alone", default=20, help="Sentences translated one at a time.")
+@click.option("--trained", type=Path, help="Run directory of a model of this data, to translate with.")
+@click.option("--quick", is_flag=True, help="A step, a few sentences: to see that it runs.")
 @click.option("--output", type=Path, help="JSON file for the numbers.")
-def main(prefix: Path, steps: int, sentences: int, alone: int, output: Path | None) -> None:
+def main(
+    prefix: Path, steps: int, sentences: int, alone: int, trained: Path | None, quick: bool, output: Path | None
+) -> None:
     """Measure on preprocessed data, such as data/multi30k/multi30k.tok.low."""
+    if quick:
+        steps, sentences, alone = 1, 20, 2
     keep_freed_memory()
     device.seed_everything(1)
     data = load(prefix)
@@ -105,12 +119,25 @@ def main(prefix: Path, steps: int, sentences: int, alone: int, output: Path | No
     numbers = {name: round(statistics.median(each[1:]), 1) for name, each in times.items()}
     for name, milliseconds in numbers.items():
         print(f"{name:28} {milliseconds:8.1f} ms a step")
-    for name in ("Vanilla gru", "Rev revgru, -use_reverse"):
-        one, many = search_times(name, data, sentences, alone)
-        numbers |= {f"{name}, one sentence at a time": round(one, 2), f"{name}, 100 at a time": round(many, 2)}
-        print(f"{name:28} {one:8.1f} ms a sentence alone, {many:6.2f} in batches: {one / many:.1f} times faster")
+    ratios = {
+        f"{rev} / {plain}": round(numbers[rev] / numbers[plain], 2)
+        for rev, plain in (("Rev revgru, -use_reverse", "Vanilla gru"), ("Rev revlstm, -use_reverse", "Vanilla lstm"))
+    }
+    text = [line.split() for line in data.texts["test"].source][:sentences]
+    searches = {
+        name: (untrained(name, data), Search(max_length=13)) for name in ("Vanilla gru", "Rev revgru, -use_reverse")
+    }
+    if trained is not None:
+        model, vocabularies, *_ = load_model(trained)
+        searches["trained"] = Translator(model, vocabularies), Search()
+    for name, (translator, search) in searches.items():
+        one, many = search_times(translator, text, alone, search)
+        numbers |= {f"{name}, one sentence at a time": round(one, 2), f"{name}, {TOGETHER} at a time": round(many, 2)}
+        ratios[f"{name}, one at a time / {TOGETHER}"] = round(one / many, 1)
+    for name, ratio in ratios.items():
+        print(f"{name:60} {ratio:6.2f}")
     if output is not None:
-        content = {"command": f"revrnn_nmt_speed.py {prefix}", "machine": device.describe_machine(), "ms": numbers}
+        content = {"machine": device.describe_machine(), "ms": numbers, "ratios": ratios}
         output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

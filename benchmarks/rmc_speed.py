@@ -7,11 +7,13 @@ WikiText-2; of Nth farthest, on new questions. Beside the models stand
   step by step, by torch's own operators and autograd;
 - bare products: the matrix products of the step's shapes, forward and backward, over all time steps at once.
 
-``--only NAME --memory`` runs one of them alone and tells the peak of the process.
+``--memory`` tells peaks instead, of a process of its own for each.
 """
 
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,13 +146,23 @@ def steps_of(ids: Tensor, batch: int) -> dict[str, Callable[[], Step]]:
     }
 
 
+def peaks_of(names: list[str], sizes: list[str]) -> dict[str, int]:
+    """Peaks in MB of the resident memory of processes that measure one of these each; ``sizes``: options for them."""
+    found: dict[str, int] = {}
+    for name in names:
+        command = [sys.executable, __file__, "--only", name, "--memory", "--steps", "1", *sizes]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found |= json.loads(done.stdout)["peak_mb"]
+    return found
+
+
 @click.command()
 @click.option("--steps", default=5, help="Timed steps of each, after one more.")
 @click.option("--bptt", default=100, help="Window length.")
 @click.option("--batch_size", default=64, help="Batch size of the language models.")
 @click.option("--questions", default=1600, help="Batch size of Nth farthest.")
 @click.option("--only", multiple=True, help="Names of what to measure, instead of all.")
-@click.option("--memory", is_flag=True, help="Tell the peak of the process, which is that of all that was measured.")
+@click.option("--memory", is_flag=True, help="Tell peaks of memory instead of times.")
 @click.option("--output", type=click.Path(path_type=Path), help="A file for the JSON, besides the console.")
 @click.option("--quick", is_flag=True, help="Two steps of windows of five, and 40 questions.")
 def main(
@@ -170,7 +182,13 @@ def main(
     # Frequent words are frequent in a text, too: squares lean towards small ids, as the adaptive softmax has it.
     ids = (torch.rand(bptt + 1, batch_size) ** 8 * VOCABULARY).long()
     makers = steps_of(ids, questions)
-    runs = {name: makers[name]() for name in only or makers}
+    names = list(only or makers)
+    shapes = {"bptt": bptt, "batch_size": batch_size, "questions": questions}
+    if memory and len(names) > 1:
+        sizes = [word for name, value in shapes.items() for word in (f"--{name}", str(value))]
+        _tell({"peak_mb": peaks_of(names, sizes), **shapes}, output)
+        return
+    runs = {name: makers[name]() for name in names}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(steps + 1):
         for name, step in runs.items():
@@ -185,9 +203,12 @@ def main(
         "ratios": {f"{a} / {b}": round(ms[a] / ms[b], 3) for a, b in pairs if a in ms and b in ms},
     }
     if memory:
-        report["peak_mb"] = round(peak_rss_mb())
-    report |= {"bptt": bptt, "batch_size": batch_size, "questions": questions, "machine": device.describe_machine()}
-    text = json.dumps(report, indent=1)
+        report = {"peak_mb": {names[0]: round(peak_rss_mb())}}
+    _tell({**report, **shapes}, output)
+
+
+def _tell(report: dict[str, object], output: Path | None) -> None:
+    text = json.dumps({**report, "machine": device.describe_machine()}, indent=1)
     print(text)
     if output is not None:
         output.write_text(text + "\n")

@@ -376,3 +376,60 @@ def middle() -> Callable[[Path], int]:
         return found
 
     return find
+
+
+RANKS = """
+import faulthandler, json, os, signal, socket, sys
+import torch._dynamo, torch.distributed, torch.utils.tensorboard
+
+for line in sys.stdin:
+    script, words, size, folder, environment = json.loads(line)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        signal.alarm(60)
+        os.chdir(folder)
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update(environment, **{name: str(value) for name, value in place.items()})
+        output = os.open(f"rank{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        faulthandler.register(signal.SIGALRM, chain=True)  # says where it hangs
+        sys.argv = ["script", *words]
+        exec(script, {"__name__": "__main__", "rank": rank})
+        sys.exit()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def rank_starter() -> Iterator[subprocess.Popen[str]]:
+    """A process that starts others which find each other, as torchrun does, but has imported torch once for all."""
+    command, pipe = [sys.executable, "-c", RANKS], subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as starter:
+        yield starter
+
+
+@pytest.fixture(scope="session")
+def in_ranks(rank_starter: subprocess.Popen[str]) -> Callable[..., list[tuple[int, str]]]:
+    """``in_ranks(script, words, size)`` runs a script in so many processes: of each its status and what it told.
+
+    The script finds ``words`` as its arguments and its number as ``rank``.
+    """
+
+    def run(script: str, words: Sequence[str] = (), size: int = 2) -> list[tuple[int, str]]:
+        assert rank_starter.stdin is not None
+        assert rank_starter.stdout is not None
+        job = script, list(words), size, os.getcwd(), dict(os.environ)
+        rank_starter.stdin.write(json.dumps(job) + "\n")
+        rank_starter.stdin.flush()
+        codes = json.loads(rank_starter.stdout.readline())
+        return [(code, Path(f"rank{rank}.txt").read_text()) for rank, code in enumerate(codes)]
+
+    return run

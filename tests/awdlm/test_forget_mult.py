@@ -151,8 +151,8 @@ def test_native_operators_check_their_tensors(native_operators: Any, name: str, 
     arguments: list[Any] = {
         "forget_mult_forward": [sequence, sequence, state],
         "forget_mult_backward": [sequence, sequence, sequence, sequence, state],
-        "gates_forward": [torch.rand(4, 3, 18), state, True],
-        "gates_backward": [sequence, state, torch.rand(4, 3, 18), sequence, state, True],
+        "gates_forward": [torch.rand(4, 3, 18), torch.rand(18), state, True],
+        "gates_backward": [sequence, state, torch.rand(4, 3, 18), torch.rand(18), sequence, state, True],
     }[name]
     getattr(native_operators, name)(*arguments)
     for k, argument in enumerate(arguments):

@@ -64,6 +64,41 @@ def test_values_and_gradients_are_those_of_the_equations(
         torch.testing.assert_close(one, other, **TIGHT)
 
 
+@pytest.mark.parametrize("output_gate", [True, False])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_bias_is_added_before_activation(
+    backend: SimpleNamespace, sizes: tuple[int, int, int], output_gate: bool
+) -> None:
+    found = []
+    for fused in (True, False):
+        y, initial = (part.requires_grad_() for part in before_activation(sizes, output_gate, backend.device))
+        bias = torch.linspace(-1, 2, y.shape[2], dtype=y.dtype, device=y.device).requires_grad_()
+        if fused:
+            output, last = qrnn_gates(y, initial, bias=bias, output_gate=output_gate)
+        else:
+            output, last = loop(y + bias, initial, output_gate=output_gate)
+        loss = (output * torch.linspace(1, 2, output.numel(), dtype=y.dtype, device=y.device).view_as(output)).sum()
+        grads = torch.autograd.grad(loss + last.square().sum(), (y, initial, bias))
+        found.append([output.detach(), last.detach(), *grads])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, **TIGHT)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_bias_of_narrow_gates_is_not_rounded(backend: SimpleNamespace, dtype: torch.dtype) -> None:
+    """Nor is its gradient, which sums what the gates' gradient is before it is rounded."""
+    y, initial = before_activation((30, 2, 9), True, backend.device, dtype)
+    bias = torch.linspace(-1, 2, 27, device=backend.device, requires_grad=True)
+    output, last = qrnn_gates(y, initial, bias=bias)
+    exact, exact_last = loop(y.double() + bias.double(), initial.double())
+    torch.testing.assert_close(output.double(), exact, rtol=backend.rounding * torch.finfo(dtype).eps, atol=1e-6)
+    torch.testing.assert_close(last.double(), exact_last, rtol=0, atol=1e-6)
+    (grad,) = torch.autograd.grad(output.float().sum(), bias)
+    (expected,) = torch.autograd.grad(exact.sum(), bias)
+    assert grad.dtype == torch.float32
+    torch.testing.assert_close(grad, expected, rtol=1e-2 if "cuda" in grad.device.type else 1e-5, atol=1e-4)
+
+
 def test_the_equations_by_hand() -> None:
     y = torch.tensor([[[0.3, -1.2, 0.7]], [[-0.4, 0.6, 2.0]]], dtype=torch.float64)
     c, outputs = 0.25, []
@@ -149,7 +184,9 @@ def test_threads_change_nothing(native_operators: Any, set_threads: Callable[[in
     results = []
     for threads in (1, 2):
         set_threads(threads)
-        results.append(with_gradients(qrnn_gates, y, initial, True))
+        bias = torch.linspace(-1, 1, y.shape[2], requires_grad=True)
+        with_bias = qrnn_gates(y, initial, bias=bias)[0].sum()
+        results.append([*with_gradients(qrnn_gates, y, initial, True), *torch.autograd.grad(with_bias, bias)])
     assert exactly(zip(*results, strict=True))
 
 
@@ -163,3 +200,5 @@ def test_what_does_not_fit_is_refused(gates: Gates) -> None:
     ]:
         with pytest.raises(RuntimeError, match=message):
             gates(y, initial)
+    with pytest.raises(RuntimeError, match=r"Expected bias \[6\], got \[5\]"):
+        gates(torch.zeros(2, 3, 6), bias=torch.zeros(5))

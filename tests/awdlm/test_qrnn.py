@@ -247,10 +247,12 @@ def test_autocast_multiplies_in_bfloat16_and_recurs_in_float32(zoneout: float) -
     x = torch.randn(150, 3, 8)
     with torch.autocast("cpu", torch.bfloat16):
         output, (last, _) = layer(x)
-        y = layer.linear(torch.cat([x, torch.cat([x[:1] * 0, x[:-1]])], dim=2))
+        y = torch.nn.functional.linear(torch.cat([x, torch.cat([x[:1] * 0, x[:-1]])], dim=2), layer.linear.weight)
     assert y.dtype == output.dtype == torch.bfloat16
     assert last.dtype == torch.float32
-    exact, exact_last = compose_gates(y.double(), zoneout=lambda f: (1 - zoneout) * f, recurrence=forget_mult_loop)
+    exact, exact_last = compose_gates(
+        y.double(), bias=layer.linear.bias, zoneout=lambda f: (1 - zoneout) * f, recurrence=forget_mult_loop
+    )
     torch.testing.assert_close(output.double(), exact, rtol=0.51 * 2**-7, atol=1e-6)
     torch.testing.assert_close(last.double(), exact_last, rtol=0, atol=1e-6)
     output.float().sum().backward()

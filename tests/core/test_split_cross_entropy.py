@@ -1,6 +1,7 @@
 """Split cross entropy against the whole matrix of log probabilities built by hand, and the original code's numbers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -157,14 +158,18 @@ def test_only_what_the_rows_need_is_decoded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(loss_module, "BLOCK", limit)
     monkeypatch.setattr(loss_module, "FEWEST_ROWS", 1)
     sizes = []
-    plain = loss_module._logits
 
-    def watched(*args: Tensor) -> Tensor:
-        logits = plain(*args)
-        sizes.append(logits.numel())
-        return logits
+    def watch(name: str) -> None:
+        plain = getattr(loss_module, name)
 
-    monkeypatch.setattr(loss_module, "_logits", watched)
+        def watched(logits: Tensor, *rest: Any) -> Any:
+            sizes.append(logits.numel())
+            return plain(logits, *rest)
+
+        monkeypatch.setattr(loss_module, name, watched)
+
+    watch("cross_entropy")
+    watch("cross_entropy_gradient")
     c = Case((4, 9))
     head, middle = (c.targets < 4).sum().item(), ((c.targets >= 4) & (c.targets < 9)).sum().item()
     expected = N * (4 + 2) + middle * 5 + (N - head - middle) * (V - 9)

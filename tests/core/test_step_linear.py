@@ -80,7 +80,7 @@ def test_products_in_bfloat16_of_float32() -> None:
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("wide", [torch.float32, torch.float64])
 @pytest.mark.usefixtures("packed")
-def test_adding_the_product(wide: torch.dtype, dtype: torch.dtype | None) -> None:
+def test_adding_and_writing_the_product(wide: torch.dtype, dtype: torch.dtype | None) -> None:
     x, weight = numbers(4, 33, dtype=wide), numbers(9, 33, dtype=wide, seed=1)
     before = numbers(4, 9, dtype=wide, seed=2)
     linear, total = StepLinear(weight, 4, dtype), before.clone()
@@ -89,6 +89,8 @@ def test_adding_the_product(wide: torch.dtype, dtype: torch.dtype | None) -> Non
     again = before.clone()
     linear.add_to(again, x)
     assert torch.equal(again, total)
+    linear.write(again, x)
+    assert torch.equal(again, linear(x))
 
 
 def test_no_gradient_is_recorded() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from rnncore import dropout
 from rnncore.dropout import WeightDrop, dropped_weight, weight_mask
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -243,6 +244,28 @@ def test_cudnn_weights_stay_where_they_are() -> None:
         dropped.train()(torch.randn(T, B, I, device="cuda"))[0].sum().backward()
         dropped.eval()(torch.randn(T, B, I, device="cuda"))
     assert addresses == [parameter.data_ptr() for parameter in dropped.parameters()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
+def test_native_code_drops_what_the_eager_one_drops(
+    monkeypatch: pytest.MonkeyPatch, p: float, dtype: torch.dtype
+) -> None:
+    """By the same random numbers, to the bit; the sizes are odd, and more than a part of the native code's."""
+    raw = torch.linspace(-2, 3, 3 * 3001, dtype=dtype).view(3, 3001)
+    if not dropout._native(raw):
+        pytest.skip("there are no native kernels: no C++ compiler, or RNNCORE_NATIVE=0")
+    found = []
+    for native_code in (True, False):
+        monkeypatch.setattr(dropout, "_native", lambda weight, use=native_code: use)
+        for weight in (raw.clone().requires_grad_(), raw.t().clone().t().requires_grad_()):
+            torch.manual_seed(7)
+            dropped = dropped_weight(weight, p)
+            (grad,) = torch.autograd.grad((dropped * raw).sum(), weight)
+            found.append([dropped.detach(), grad, torch.rand(1)])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    assert bool((found[0][0] == 0).any()) == (p > 0)
 
 
 def test_without_rescaling_what_is_kept_stays_as_large_as_it_is() -> None:

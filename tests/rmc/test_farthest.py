@@ -9,6 +9,7 @@ from rmc.farthest import farthest_batch, generator_for
 from rmc.farthest_model import FarthestModel
 from rmc.rnn import StackedRNN
 from rnncore.errors import UserError
+from torch import nn
 from torch.nn import functional as F
 
 CPU = torch.device("cpu")
@@ -52,6 +53,20 @@ def test_questions_are_a_function_of_seed_purpose_and_number() -> None:
 def test_impossible_sizes_are_refused(objects: int, dimensions: int) -> None:
     with pytest.raises(UserError, match="two objects and one dimension at least"):
         farthest_batch(generator_for(1, 0, 0, CPU), 2, objects, dimensions)
+
+
+@pytest.mark.parametrize("kind", ["rmc", "lstm"])
+def test_matrices_start_large_enough_for_relu_layers(kind: str) -> None:
+    recurrent = RelationalMemory(10, 3, 32, 2) if kind == "rmc" else StackedRNN("LSTM", 10, 64, 1)
+    model = FarthestModel(recurrent, steps=3, input_size=10, classes=3, mlp_size=64, mlp_layers=2)
+    count = 0
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "norm" not in name:
+            count += 1
+            deviation = float(parameter.detach().square().mean().sqrt()) * parameter.shape[1] ** 0.5
+            assert deviation == pytest.approx(2**0.5, rel=0.12), name
+    assert count == 3 + (5 if kind == "rmc" else 2)
+    assert not any(layer.bias.any() for layer in model.modules() if isinstance(layer, nn.Linear))
 
 
 @pytest.mark.parametrize("kind", ["rmc", "lstm", "mlp"])

@@ -97,6 +97,30 @@ def test_window_is_what_steps_are(
 @pytest.mark.usefixtures("operators")
 @each_variant
 @each_gate
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("batch", [1, 700])
+@pytest.mark.parametrize("last_only", [True, False])
+def test_all_items_may_begin_alike(
+    small: Small, variant: str, gate_style: str | None, blocks: int, batch: int, last_only: bool
+) -> None:
+    """The first memory of a text, and a loss that may see nothing but the last; chunks of one step and of several."""
+    layer = small(2, variant=variant, gate_style=gate_style, num_blocks=blocks)
+    x, weight = drawn(1, 4, batch, 5).requires_grad_(), drawn(2, 4, batch, 16)
+    leaves = [x, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+
+    def results(**options: Any) -> list[Tensor]:
+        output, last, *_ = layer(x, **options)
+        loss = (last.flatten(1) * weight[0]).sum() if last_only else (output * weight).sum()
+        grads = torch.autograd.grad(loss, leaves, materialize_grads=True, allow_unused=True)
+        return [output, last, *grads]
+
+    for found, expected in zip(results(), results(return_attention=True), strict=True):
+        torch.testing.assert_close(found, expected, **tight)
+
+
+@pytest.mark.usefixtures("operators")
+@each_variant
+@each_gate
 def test_gradient_is_that_of_differences(small: Small, variant: str, gate_style: str | None) -> None:
     layer = small(2, variant=variant, gate_style=gate_style, num_blocks=2)
     parameters = {name: value for name, value in layer.named_parameters() if value.requires_grad}

@@ -68,7 +68,7 @@ def test_learns_more_than_the_frequencies_of_words(
     losses_of: Losses,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train_module.report, "plot", lambda *_: None)  # it takes longer than the training
+    monkeypatch.setattr("rnncore.report.plot", lambda *_: None)  # it takes longer than the training
     character = "character" in words
     run = train(*words.split(), *PLAIN, "--epochs", "2" if character else "10" if "nlayers" in words else "4")
     text = list((corpus / "train.txt").read_text()) if character else tokens_of(corpus, "train")
@@ -168,7 +168,7 @@ def rates_of(train: Train, patch: pytest.MonkeyPatch, valid_losses: list[float],
     """A run whose validation losses are given; and the epochs after which the rate was divided, from its log."""
     scripted = iter([*valid_losses, 1.0])
     patch.setattr(train_module, "evaluate", lambda *_: next(scripted))
-    patch.setattr(train_module.report, "plot", lambda *_: None)
+    patch.setattr("rnncore.report.plot", lambda *_: None)
     run = train("--model", "gru", "--nonmono", "2", "--epochs", "99", "--log_interval", "1", *words)
     text = (run / "log.txt").read_text()
     return run, [int(epoch) for epoch in re.findall(r"^epoch (\d+) .* valid .*\n.*stalls", text, re.MULTILINE)]

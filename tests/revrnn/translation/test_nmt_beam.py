@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from revrnn.translation.beam import BeamSearch, Penalties, largest, normalisers
+from revrnn.translation import likeliest as module
+from revrnn.translation.beam import BeamSearch, Penalties
+from revrnn.translation.likeliest import NEVER, likeliest
 from revrnn.translation.model import END
 from torch import Tensor
 
@@ -19,6 +21,15 @@ RECORDED: dict[str, dict[str, Any]] = {
 }
 
 
+def advance(search: BeamSearch, table: Tensor, attention: Tensor | None) -> None:
+    """One step with log-probabilities ``[N, K, V]`` of the words after each beam."""
+    words = table.shape[2]
+    none, identity = torch.zeros(words), torch.eye(words, dtype=table.dtype)
+    found = likeliest(table.flatten(0, 1), identity, none.to(table), min(search.beams, words), search.barred)
+    scores, chosen = (part.view(*table.shape[:2], -1) for part in found)
+    search.advance(scores, chosen, attention)
+
+
 def search_table(table: Tensor, attention: Tensor, copies: int = 1, **options: Any) -> BeamSearch:
     """Searches with log-probabilities ``table [T, word before, V]``, for some copies of one sentence."""
     search = BeamSearch(copies, attention.shape[1], **options)
@@ -26,7 +37,7 @@ def search_table(table: Tensor, attention: Tensor, copies: int = 1, **options: A
         if not search.searched:
             break
         count = len(search.searched)
-        search.advance(table[step][search.words], attention[step].expand(count, -1, -1))
+        advance(search, table[step][search.words], attention[step].expand(count, -1, -1))
     return search
 
 
@@ -99,7 +110,7 @@ def test_penalties_by_their_formula() -> None:
 def test_no_penalty_of_nothing() -> None:
     """Without coverage penalty a word that got no attention at all is no trouble."""
     search = BeamSearch(1, 2, penalties=Penalties(0.5, -0.0))
-    search.advance(torch.zeros(1, 2, 4).log_softmax(2), torch.zeros(1, 2, 3))
+    advance(search, torch.zeros(1, 2, 4).log_softmax(2), torch.zeros(1, 2, 3))
     assert all(torch.tensor(step.ranked).isfinite().all() for step in search.steps)
 
 
@@ -111,20 +122,44 @@ def test_sentences_do_not_disturb_each_other() -> None:
     for step in range(9):
         if search.searched:
             rows = [tables[number][step][words] for number, words in zip(search.searched, search.words, strict=True)]
-            search.advance(torch.stack(rows), None)
+            advance(search, torch.stack(rows), None)
     for found, expected in zip(search.hypotheses(), alone, strict=True):
         assert [each[:2] for each in found] == [each[:2] for each in expected]
 
 
-@pytest.mark.parametrize("columns", [5, 320, 321, 1000, 90_007])
-def test_largest_is_topk(columns: int) -> None:
-    values = torch.randn(7, columns, generator=torch.Generator().manual_seed(4))
-    found, where = largest(values, 5)
-    expected, at = values.topk(5, dim=1)
-    assert torch.equal(found, expected)
-    assert torch.equal(where, at)
+@pytest.fixture(params=["native", "eager"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "eager":
+        monkeypatch.setattr(module, "_native", lambda logits: False)
+    elif not module._native(torch.zeros(1, 1)):
+        pytest.skip("there are no native kernels: no C++ compiler, or RNNCORE_NATIVE=0")
 
 
-def test_normalisers() -> None:
-    values = 50 * torch.randn(3, 4, 90, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(normalisers(values.clone()), torch.logsumexp(values, 2))
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("barred", [None, 0, 4])
+@pytest.mark.parametrize(("words", "count"), [(5, 5), (64, 3), (131, 7), (1000, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_likeliest_words(
+    words: int, count: int, barred: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against log_softmax and topk of all rows at once; the blocks here are of few rows."""
+    monkeypatch.setattr(module, "BLOCK", 2 * words)
+    generator = torch.Generator().manual_seed(4)
+    features, weight = (torch.randn(n, 6, dtype=dtype, generator=generator) for n in (7, words))
+    bias = 5 * torch.randn(words, dtype=dtype, generator=generator)
+    scores = torch.log_softmax(4 * features @ weight.t() + bias, 1)
+    if barred is not None:
+        scores[:, barred] = NEVER
+    expected, at = scores.topk(count, dim=1)
+    values, found = likeliest(4 * features, weight, bias, count, barred)
+    torch.testing.assert_close(values, expected)
+    assert torch.equal(found, at)
+
+
+@pytest.mark.usefixtures("path")
+def test_likeliest_of_a_word_that_leaves_nothing_to_others() -> None:
+    """The barred word has nearly all the probability, or none: the sum is taken from the largest of all."""
+    bias = torch.tensor([300.0, 0.0, -300.0])
+    values, words = likeliest(torch.zeros(1, 2), torch.zeros(3, 2), bias, 2, 0)
+    assert values.tolist() == [[-300.0, -600.0]]
+    assert words.tolist() == [[1, 2]]

@@ -14,6 +14,7 @@ from revrnn.translation.reversal import loss_and_backward
 from revrnn.translation.reversible import ReversibleStack
 from revrnn.window import Layer
 from torch import Tensor
+from torch.nn import functional as F
 
 Golden = Callable[[str], dict[str, Tensor]]
 Gradients = dict[str, Tensor]
@@ -255,7 +256,8 @@ def test_recorded_translation_step(name: str, golden: Golden) -> None:
         assert torch.equal(torch.cat([part[0] for part in state], dim=1), numbers[f"{name}.enc_h"])
         assert memory is not None
         torch.testing.assert_close(memory.values.transpose(0, 1), numbers[f"{name}.context"], rtol=0, atol=1e-12)
-        scores, weights, last = model.decode(batch.target[:-1], state, memory)
+        features, weights, last = model.decode(batch.target[:-1], state, memory)
+        scores = F.linear(features, model.generator_weight, model.generator_bias)
     assert torch.equal(torch.cat([part[0] for part in last], dim=1), numbers[f"{name}.test.dec_h"])
     expected = torch.log_softmax(numbers[f"{name}.test.logits"], 1)
     torch.testing.assert_close(scores.log_softmax(2).flatten(0, 1), expected, rtol=0, atol=1e-11)

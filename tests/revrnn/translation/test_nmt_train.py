@@ -126,6 +126,15 @@ def test_where_a_run_goes(arguments: list[str]) -> None:
     assert (Path("kept") / "mine" / "last.pt").exists()
 
 
+def test_a_run_cut_short_is_not_translated(train: Train, rows_of: Rows) -> None:
+    """Its sentences would not end; a line says how to translate all the same."""
+    run = train("--max_steps", "3")
+    (test,) = rows_of(run, "test")
+    assert "bleu" not in test
+    assert "no BLEU; for that, add" in (run / "log.txt").read_text()
+    assert not (run / "test.translated.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -16,6 +16,7 @@ from revrnn.translation.translate import main
 from revrnn.translation.translator import Search, Translator
 from rnncore import checkpoint
 from rnncore.errors import UserError
+from torch.nn import functional as F
 
 Refusal = Callable[[click.Command, Sequence[str]], str]
 
@@ -61,7 +62,8 @@ def test_scores_are_the_models(run: Path, prefix: Path) -> None:
     path = torch.tensor([BEGIN, *best.words, END])[:, None]
     with torch.no_grad():
         state, memory = model.encode(batch.source, batch.lengths)
-        scores, attention, _ = model.decode(path[:-1], state, memory)
+        features, attention, _ = model.decode(path[:-1], state, memory)
+        scores = F.linear(features, model.generator_weight, model.generator_bias)
     assert float(scores.log_softmax(2).gather(2, path[1:, :, None]).sum()) == pytest.approx(best.score, abs=1e-6)
     assert attention is not None
     assert best.attention is not None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from revrnn.translation.vanilla import TorchStack, VanillaStack, gru, lstm
+from revrnn.translation.vanilla import TorchStack, VanillaStack, fast_lstm, gru, lstm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,3 +91,36 @@ def test_vanilla_lstm_has_torchs_numbers() -> None:
     expected, last = theirs(x)
     close(outputs, expected)
     close(torch.stack(state), torch.stack(last))
+
+
+@pytest.mark.parametrize("lengths", [None, [5, 2, 1]])
+def test_fast_lstm_is_the_plain_one(lengths: list[int] | None) -> None:
+    """Outputs, states and all gradients, with sequences that end before others."""
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(5, 3, 4), (3, 6), (3, 6), (24, 4), (24, 6), (24,)]
+    tensors = [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
+    x, h, c, weight_ih, weight_hh, bias = tensors
+    active = None if lengths is None else torch.arange(5)[:, None] < torch.tensor(lengths)
+    results = []
+    for outputs, (last_h, last_c) in (
+        fast_lstm(x, (h, c), weight_ih, weight_hh, bias, active),
+        lstm(F.linear(x, weight_ih, bias), (h, c), weight_hh, active),
+    ):
+        total = (outputs * torch.linspace(1, 2, 6)).sum() + (last_h * last_c).sin().sum()
+        results.append([outputs, last_h, last_c, *torch.autograd.grad(total, tensors)])
+    for found, expected in zip(*results, strict=True):
+        close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_mixed_precision(kind: str) -> None:
+    """Under autocast the numbers are those of float32, roughly, and gradients arrive."""
+    torch.manual_seed(5)
+    layers = VanillaStack(kind, 4, 6, 1)  # type: ignore[arg-type]
+    x, lengths = torch.randn(5, 3, 4), torch.tensor([5, 2, 1])
+    expected = layers(x, None, lengths, [None], [None]).outputs
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = layers(x, None, lengths, [None], [None]).outputs
+    torch.testing.assert_close(outputs.float(), expected, rtol=0, atol=0.02)
+    outputs.float().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layers.parameters())

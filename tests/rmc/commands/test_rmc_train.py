@@ -81,6 +81,13 @@ def test_parameters_of_the_adaptive_softmax_are_trained_and_saved(task: str, lau
     assert all(not torch.equal(before[name], after[name]) for name in names)
 
 
+@pytest.mark.parametrize("task", ["memory", "rnn"])
+def test_adaptive_softmax_in_mixed_precision(task: str, launch: Run, rows_of: Rows) -> None:
+    wide, mixed = (launch(task, ADAPTIVE, f"{amp} --max_steps 3") for amp in ("", "--amp bf16"))
+    (expected,), (found,) = (rows_of(run, "test") for run in (wide, mixed))
+    assert 0 < abs(found["loss"] - expected["loss"]) < 0.02
+
+
 def test_cutoffs_beyond_the_vocabulary_are_left_out(launch: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run = launch("memory", "--adaptivesoftmax --cutoffs 5 31 100000 --max_steps 1")
     assert "warning: the vocabulary has 31 words, so --cutoffs 31, 100000 are left out" in capsys.readouterr().out

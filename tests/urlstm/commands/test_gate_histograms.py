@@ -26,7 +26,7 @@ def test_gates_before_and_after(task: str, launch: Launch, monkeypatch: pytest.M
         first.append({name: value.clone() for name, value in model.state_dict().items()})
         return real(options, command, place, model, *words, **more)
 
-    module = {"adding": "train_adding", "copy": "train_copy", "images": "train_images", "language": "train_language"}
+    module = {"adding": "synthetic", "copy": "synthetic", "images": "train_images", "language": "train_language"}
     monkeypatch.setattr(f"urlstm.{module[task]}.under_way", noted)
     run = launch(task, "--max_steps", "12")
     found = spread_of(run)

@@ -4,19 +4,18 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from rnncore import device
+from rnncore.epochs import finished
 from rnncore.flags import command
 from rnncore.interrupts import Interrupt
-from rnncore.memory import keep_freed_memory
-from rnncore.resumption import open_resumed
 from rnncore.run_options import describe
 from rnncore.run_state import save_last
+from rnncore.training_run import ready, reopened
 from rnncore.vocabulary import Vocabulary
 
 from awdlm.options import FINETUNE, FinetuneOptions, build_model
 from awdlm.run_state import Training
 from awdlm.saved_model import find, keep_model, load, load_corpus
-from awdlm.training import CHANGEABLE, Resumed, begin_epoch, texts_of, train_epoch, under_way, validate
+from awdlm.training import CHANGEABLE, begin_epoch, texts_of, train_epoch, under_way, validate
 
 
 @command(
@@ -33,18 +32,14 @@ def main(options: FinetuneOptions) -> None:
     PTB.pt stays as it is, and the result goes beside it, to PTB.finetuned.pt, unless --in_place is given. What the
     model is (--model, --nhid and so on) and its data come from the checkpoint.
     """
-    resumed: Resumed | None = None
-    if options.resume is not None:
-        options, run, saved = open_resumed(options, FINETUNE, CHANGEABLE)
-        resumed, vocabulary, weights = (run, saved), Vocabulary(saved["vocabulary"]), saved["model"]
+    options, resumed = reopened(options, FINETUNE, CHANGEABLE)
+    if resumed is not None:
+        vocabulary, weights = Vocabulary(resumed.saved["vocabulary"]), resumed.saved["model"]
     else:
         source = load(find(options.save, flag="--save"))
         options = dataclasses.replace(keep_model(options, source), save=source.path)
         vocabulary, weights = source.vocabulary, source.model.state_dict()
-    keep_freed_memory()
-    device.set_threads(options.threads)
-    place = device.choose(options.device, cuda=options.cuda)
-    device.seed_everything(options.seed)
+    place = ready(options, seed=options.seed, cuda=options.cuda)
     corpus = load_corpus(options, vocabulary)
     model = build_model(options, len(vocabulary)).to(place)
     model.load_state_dict(weights)
@@ -69,13 +64,13 @@ def _train(training: Training, interrupt: Interrupt) -> None:
             validate(training)  # what is to be improved; nothing worse is kept
             training.averages.start()
             save_last(training)
-    while not (training.finished or training.trigger.fired or interrupt):
-        train_epoch(training, interrupt)
-        if interrupt and training.row < training.rows:
+    while not (finished(training, training.options.epochs) or training.trigger.fired or interrupt):
+        whole = train_epoch(training, interrupt)
+        if interrupt and not whole:
             return
         with log.outside_step():
             loss = validate(training)
-            if training.row < training.rows:  # --max_steps: the epoch goes on from what was saved
+            if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
             if training.trigger.update(loss):
                 log.say("the validation loss stalls: done")

@@ -14,15 +14,18 @@ from awdlm.forget_mult import first_state, forget_mult
 from awdlm.kernels import operators
 
 
-def qrnn_gates(y: Tensor, initial: Tensor | None = None, *, output_gate: bool = True) -> tuple[Tensor, Tensor]:
+def qrnn_gates(
+    y: Tensor, initial: Tensor | None = None, *, bias: Tensor | None = None, output_gate: bool = True
+) -> tuple[Tensor, Tensor]:
     """What a QRNN layer computes after its linear map, in one fused kernel with its own gradient.
 
     ``z, f, o = tanh(y_z), sigmoid(y_f), sigmoid(y_o)``, ``c_t = f_t * z_t + (1 - f_t) * c_{t-1}``, and ``o_t * c_t`` is
     the output. Only y and c are kept for the gradient.
 
     Args:
-        y: ``[T, B, K H]``, bias included. The 16-bit types are computed in float32.
+        y: ``[T, B, K H]``. The 16-bit types are computed in float32.
         initial: ``[B, H]``, the state c before the first step; zeros when absent.
+        bias: ``[K H]``, added to y; in float32 to 16-bit ones.
         output_gate: Whether y has the part o; without it the output is c.
 
     Returns:
@@ -32,7 +35,8 @@ def qrnn_gates(y: Tensor, initial: Tensor | None = None, *, output_gate: bool = 
         RuntimeError: The shapes do not fit, or there is no time step.
     """
     initial = first_state(y, initial, check_gates(y, output_gate))
-    output, last = _Gates.apply(y, initial, output_gate)  # type: ignore[no-untyped-call]
+    bias = _checked_bias(y, bias, initial.dtype)
+    output, last = _Gates.apply(y, bias, initial, output_gate)  # type: ignore[no-untyped-call]
     return output, last
 
 
@@ -40,6 +44,7 @@ def compose_gates(
     y: Tensor,
     initial: Tensor | None = None,
     *,
+    bias: Tensor | None = None,
     output_gate: bool = True,
     zoneout: Callable[[Tensor], Tensor] | None = None,
     recurrence: Callable[[Tensor, Tensor, Tensor], Tensor] = forget_mult,
@@ -47,12 +52,13 @@ def compose_gates(
     """As `qrnn_gates`, by the paper's equations one after the other.
 
     Args:
-        y, initial, output_gate: As of `qrnn_gates`.
+        y, initial, bias, output_gate: As of `qrnn_gates`.
         zoneout: What becomes of f, ``[T, B, H]``, before the recurrence.
         recurrence: `awdlm.forget_mult.forget_mult`, or its loop, for tests.
     """
     initial = first_state(y, initial, check_gates(y, output_gate))
-    z, f, *o = y.to(initial.dtype).chunk(3 if output_gate else 2, dim=2)
+    bias, wide = _checked_bias(y, bias, initial.dtype), y.to(initial.dtype)
+    z, f, *o = (wide if bias is None else wide + bias).chunk(3 if output_gate else 2, dim=2)
     f = torch.sigmoid(f)
     c = recurrence(f if zoneout is None else zoneout(f), torch.tanh(z), initial)
     output = torch.sigmoid(o[0]) * c if o else c
@@ -69,20 +75,26 @@ def check_gates(y: Tensor, output_gate: bool) -> int:
     return y.shape[2] // parts
 
 
+def _checked_bias(y: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if bias is not None and bias.shape != y.shape[2:]:
+        raise RuntimeError(f"Expected bias {list(y.shape[2:])}, got {list(bias.shape)}")
+    return None if bias is None else bias.to(dtype).contiguous()
+
+
 class _Gates(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, initial: Tensor, output_gate: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, y: Tensor, bias: Tensor | None, initial: Tensor, output_gate: bool) -> tuple[Tensor, Tensor]:
         y = y.contiguous()
-        c, output = operators(y.device).gates_forward(y, initial, output_gate)
-        ctx.save_for_backward(y, c, initial)
+        c, output = operators(y.device).gates_forward(y, bias, initial, output_gate)
+        ctx.save_for_backward(y, bias, c, initial)
         ctx.output_gate = output_gate
         return output if output_gate else c.to(y.dtype), c[-1].clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_last: Tensor) -> tuple[Tensor, Tensor, None]:
-        y, c, initial = ctx.saved_tensors
-        grad_y, grad_initial = operators(y.device).gates_backward(
-            grad.contiguous(), grad_last.contiguous(), y, c, initial, ctx.output_gate
+    def backward(ctx: Any, grad: Tensor, grad_last: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
+        y, bias, c, initial = ctx.saved_tensors
+        grad_y, grad_bias, grad_initial = operators(y.device).gates_backward(
+            grad.contiguous(), grad_last.contiguous(), y, bias, c, initial, ctx.output_gate
         )
-        return grad_y, grad_initial, None
+        return grad_y, None if bias is None else grad_bias, grad_initial, None

@@ -36,7 +36,8 @@ def _cuda_operators() -> Any:
     try:
         from awdlm import triton_kernels  # Triton takes a second to import, and only this device needs it
 
-        triton_kernels.gates_forward(torch.zeros(1, 1, 3, device="cuda"), torch.zeros(1, 1, device="cuda"), True)
+        zeros = torch.zeros(1, 1, 3, device="cuda")
+        triton_kernels.gates_forward(zeros, zeros[0, 0], zeros[0, :, :1].contiguous(), True)
     except Exception as error:  # Triton raises what its compiler, the driver and the system's compiler raise
         logger.warning("no Triton kernels (%s): the slower eager ones are used", str(error).strip().split("\n")[-1])
         return eager

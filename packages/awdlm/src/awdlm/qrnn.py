@@ -11,8 +11,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from rnncore.device import autocast_dtype
 from rnncore.dropout import checked_probability, weight_mask
 from rnncore.errors import UserError
+from rnncore.narrow_products import narrow_linear
 from torch import Tensor, nn
 
 from awdlm.gates import compose_gates, qrnn_gates
@@ -97,13 +99,21 @@ class QRNNLayer(nn.Module):
             raise RuntimeError(f"input.size(-1) must be equal to input_size. {expected}")
         if not x.shape[0]:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        y = self.linear(x if self.window == 1 else torch.cat([x, self._shifted(x, previous)], dim=2))
+        inputs = x if self.window == 1 else torch.cat([x, self._shifted(x, previous)], dim=2)
+        y, bias = self._product(inputs), self.linear.bias
         if self.zoneout:
-            output, last = compose_gates(y, hidden, output_gate=self.output_gate, zoneout=self._zone_out)
+            output, last = compose_gates(y, hidden, bias=bias, output_gate=self.output_gate, zoneout=self._zone_out)
         else:
-            output, last = qrnn_gates(y, hidden, output_gate=self.output_gate)
+            output, last = qrnn_gates(y, hidden, bias=bias, output_gate=self.output_gate)
         # A copy, which does not hold the memory of the whole window.
         return output, (last, x[-1].clone() if self.window == 2 else None)
+
+    def _product(self, inputs: Tensor) -> Tensor:
+        """The linear map without its bias."""
+        dtype = autocast_dtype(inputs.device)
+        if dtype is None or inputs.device.type != "cpu":
+            return nn.functional.linear(inputs, self.linear.weight)
+        return narrow_linear(inputs, self.linear.weight, dtype)
 
     def _shifted(self, x: Tensor, previous: Tensor | None) -> Tensor:
         """The input before each, ``[T, B, I]``."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rnncore import device
 from rnncore.asgd import AveragedParameters, NonMonotone
 from rnncore.cuda_graph import GraphedStep
 from rnncore.run_directory import RunDirectory
@@ -52,29 +51,3 @@ class Training:
         """What else changes while it goes on."""
         lengths = GeneratorState(self.lengths)
         return {"optimizer": self.optimizer, "averages": self.averages, "trigger": self.trigger, "lengths": lengths}
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of a window of ``--bptt`` steps."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    @property
-    def rows(self) -> int:
-        """Time steps of an epoch."""
-        return len(self.texts["train"]) - 1
-
-    @property
-    def multiple(self) -> int:
-        """What window lengths are rounded to, so that few differ where each costs a graph or memory."""
-        costly = self.graph is not None or device.keeps_memory_of_shapes(self.device, self.options.amp)
-        return 5 if costly else 1
-
-    @property
-    def out_of_steps(self) -> bool:
-        """Whether ``--max_steps`` steps are done."""
-        return 0 < self.options.max_steps <= self.log.global_step
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs or steps are done and evaluated."""
-        return self.epoch > self.options.epochs or (self.out_of_steps and self.row == 0)

@@ -6,20 +6,19 @@ is divided by 10 after given epochs.
 """
 
 import torch
-from rnncore import device
+from rnncore.epochs import finished, learning_rate
 from rnncore.flags import command
 from rnncore.interrupts import Interrupt
-from rnncore.memory import keep_freed_memory
-from rnncore.resumption import open_resumed
 from rnncore.run_options import describe
 from rnncore.run_state import save_model
+from rnncore.training_run import ready, reopened
 from rnncore.vocabulary import Vocabulary
 
 from awdlm.model import AWDModel
 from awdlm.options import TRAIN, TrainOptions, build_model
 from awdlm.run_state import Training
 from awdlm.saved_model import load_corpus
-from awdlm.training import CHANGEABLE, Resumed, begin_epoch, texts_of, train_epoch, under_way, validate
+from awdlm.training import CHANGEABLE, begin_epoch, texts_of, train_epoch, under_way, validate
 
 
 @command(
@@ -38,15 +37,9 @@ def main(options: TrainOptions) -> None:
     With SGD, the weights are averaged from the epoch in which the validation loss no longer falls (--nonmono), and the
     averages are what is evaluated and saved. Losses are in nats per token.
     """
-    resumed: Resumed | None = None
-    if options.resume is not None:
-        options, run, saved = open_resumed(options, TRAIN, CHANGEABLE | {"when"})
-        resumed = run, saved
-    keep_freed_memory()
-    device.set_threads(options.threads)
-    place = device.choose(options.device, cuda=options.cuda)
-    device.seed_everything(options.seed)
-    corpus = load_corpus(options, Vocabulary(resumed[1]["vocabulary"]) if resumed else None)
+    options, resumed = reopened(options, TRAIN, CHANGEABLE | {"when"})
+    place = ready(options, seed=options.seed, cuda=options.cuda)
+    corpus = load_corpus(options, Vocabulary(resumed.saved["vocabulary"]) if resumed else None)
     model = build_model(options, len(corpus.vocabulary)).to(place)
     texts = texts_of(corpus, options, place)
     if options.dry_run:
@@ -63,12 +56,11 @@ def main(options: TrainOptions) -> None:
 def _train(training: Training, options: TrainOptions, interrupt: Interrupt) -> None:
     """The epochs: train, validate, keep the best model, go over to averaging, divide the rate."""
     log, averages = training.log, training.averages
-    while not (training.finished or interrupt):
-        train_epoch(training, interrupt)
-        if interrupt and training.row < training.rows:
+    while not (finished(training, options.epochs) or interrupt):
+        whole = train_epoch(training, interrupt)
+        if interrupt and not whole:
             return
         with log.outside_step():
-            whole = training.row == training.rows
             loss = validate(training, regular=whole)
             if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
@@ -78,7 +70,7 @@ def _train(training: Training, options: TrainOptions, interrupt: Interrupt) -> N
             if training.epoch in options.when:
                 _save_epoch(training)
                 training.optimizer.param_groups[0]["lr"] /= 10
-                log.say(f"learning rate {training.rate:g}")
+                log.say(f"learning rate {learning_rate(training.optimizer):g}")
             begin_epoch(training)
 
 

@@ -3,7 +3,7 @@
 Shapes: T time steps, B batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from rnncore import checkpoint, device, report
+from rnncore import device, epochs, training_run
 from rnncore.asgd import AveragedParameters, NonMonotone, scaled_lr
 from rnncore.atomic_file import require_folder_for
 from rnncore.corpus import Corpus
 from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import loss_unit
-from rnncore.divergence import numbered_step, require_finite_step
+from rnncore.divergence import require_finite_step
 from rnncore.evaluation import evaluate
-from rnncore.flags import to_dict
-from rnncore.interrupts import Interrupt, deferred_interrupt
+from rnncore.interrupts import Interrupt
 from rnncore.penalties import activation_penalty, temporal_penalty
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_state import copy_best, keep_best, restore, save_last
-from rnncore.windows import detach, random_length, window
+from rnncore.training_run import Resumed
+from rnncore.windows import detach, random_length
 from torch import Tensor
 
 from awdlm.model import AWDModel, State
@@ -35,10 +35,6 @@ from awdlm.run_state import Training
 VALID_BATCH, TEST_BATCH = 10, 1
 #: Options that a resumed run may change.
 CHANGEABLE = {"data", "epochs", "log_interval", "checkpoint_interval", "cuda", "save"}
-
-
-#: The directory and the checkpoint of a run to go on with.
-Resumed = tuple[RunDirectory, dict[str, Any]]
 
 
 def texts_of(corpus: Corpus, options: ModelOptions, place: torch.device) -> dict[str, Tensor]:
@@ -69,35 +65,31 @@ def under_way(
         model: On its device.
         optimizer: Of its parameters.
         copy: A second file for the best model.
-        resumed: The directory and the checkpoint of the run to go on with.
+        resumed: The run to go on with.
 
     Raises:
         UserError: The second file has no folder to go to, which would else be found out after an epoch.
     """
     if copy is not None:
         require_folder_for(copy, "--save")
-    if resumed is None:
-        run = RunDirectory.create(
-            options.run_dir, command=command, config=to_dict(options), vocabulary=corpus.vocabulary
-        )
-    else:
-        run = resumed[0]
-    unit = loss_unit(options.level, options.data)
-    with RunLog(run, unit=unit, log_interval=options.log_interval, total_steps=options.max_steps or None) as log:
-        training = _prepared(options, command, corpus, texts, model, optimizer, run, log, copy)
-        if resumed is None:
-            log.say(f"{options.model} on {options.data}: {len(corpus.vocabulary):,} types, run directory {run.path}")
-        else:
-            restore(training, resumed[1])
-            copy_best(training, resumed[1], copy)
-        with deferred_interrupt() as interrupt:
-            yield training, interrupt
-        if interrupt:
-            log.say(f"stopped; to go on: {command} --resume {run.path}")
-        else:
-            _finish(training)
-    if interrupt:
-        raise SystemExit(130)
+    with training_run.under_way(
+        options,
+        command,
+        lambda run, log: _prepared(options, command, corpus, texts, model, optimizer, run, log, copy),
+        resumed=resumed,
+        title=f"{options.model} on {options.data}: {len(corpus.vocabulary):,} types",
+        finish=_finish,
+        log_interval=options.log_interval,
+        unit=loss_unit(options.level, options.data),
+        vocabulary=corpus.vocabulary,
+        restored=_restored,
+    ) as training_and_interrupt:
+        yield training_and_interrupt
+
+
+def _restored(training: Training, saved: Mapping[str, Any]) -> None:
+    restore(training, saved)
+    copy_best(training, saved, training.copy)
 
 
 def _prepared(
@@ -159,27 +151,19 @@ def loss_and_gradient(
     return loss.detach(), detach(outputs.state)
 
 
-def train_epoch(training: Training, interrupt: Interrupt) -> None:
-    """Trains to the end of the epoch, or until ``--max_steps`` or Ctrl-C stop it; then ``row`` is below ``rows``."""
-    options, log, text = training.options, training.log, training.texts["train"]
-    log.epoch(training.epoch, training.rows * options.batch_size, done=training.row * options.batch_size)
-    training.model.train()
-    stop = training.out_of_steps
-    while training.row < training.rows and not stop:
-        length = random_length(options.bptt, training.lengths, training.rows - training.row, training.multiple)
-        inputs, targets = window(text, training.row, length)
-        with numbered_step(log, training.model, saved=training.run.last.exists()):
-            loss = _step(training, inputs, targets)
-        training.row += length
-        log.step(loss, inputs.numel(), extra={"lr": training.rate * length / options.bptt} if log.due else None)
-        stop = bool(interrupt) or training.out_of_steps
-        if stop or log.global_step % options.checkpoint_interval == 0:
-            with log.outside_step():
-                save_last(training)
+def train_epoch(training: Training, interrupt: Interrupt) -> bool:
+    """Trains to the end of the epoch, or until ``--max_steps`` or Ctrl-C stop it; whether it is at its end."""
+    text, base = training.texts["train"], training.options.bptt
+    multiple = epochs.length_multiple(training, graphed=training.graph is not None)
+
+    def length(left: int) -> int:
+        return random_length(base, training.lengths, left, multiple)
+
+    return epochs.train_epoch(training, text, interrupt, partial(_step, training), length)
 
 
-def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
-    """One optimizer step on a window ``[T, B]``, at a rate scaled by its length: the loss."""
+def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """One optimizer step on a window ``[T, B]``, at a rate scaled by its length: the loss, and the rate."""
     options, model, optimizer = training.options, training.model, training.optimizer
     optimizer.zero_grad()
     loss: Tensor
@@ -198,9 +182,10 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
     require_finite_step(loss, norm)
     with scaled_lr(optimizer, len(inputs) / options.bptt):
+        rate = epochs.learning_rate(optimizer)
         optimizer.step()
     training.averages.update()
-    return loss
+    return loss, {"lr": rate}
 
 
 def validate(training: Training, *, regular: bool = True) -> float:
@@ -224,12 +209,9 @@ def begin_epoch(training: Training) -> None:
 
 def _finish(training: Training) -> None:
     """Tests the best model and draws the curves."""
-    log, run, options = training.log, training.run, training.options
-    if run.best.exists():
-        training.model.load_state_dict(checkpoint.load(run.best, kind=training.command)["model"])
-    log.evaluated("test", evaluate(training.model, training.texts["test"], options.amp))
+    log, run = training.log, training.run
+    training_run.load_best(training)
+    log.evaluated("test", evaluate(training.model, training.texts["test"], training.options.amp))
     log.end()
-    picture = run.path / "report.png"
-    report.plot([run.path], picture)
-    best = run.best if training.copy is None else training.copy
+    picture, best = training_run.draw_curves(run), run.best if training.copy is None else training.copy
     log.say(f"run directory {run.path} | curves {picture} | best model {best}")

@@ -79,20 +79,37 @@ def _forget_mult_backward(
 
 
 @kernel
-def _gates_forward(y, initial, c, output, steps, columns, units, GATED: constexpr, BLOCK: constexpr) -> None:
+def _biases(bias, unit, units, inside, like, BIASED: constexpr, GATED: constexpr):
+    """What is added to z, f and o before activation."""
+    value = tl.zeros_like(like)
+    share, gate = value, value
+    if BIASED:
+        value = tl.load(bias + unit, mask=inside, other=0.0)
+        share = tl.load(bias + units + unit, mask=inside, other=0.0)
+        if GATED:
+            gate = tl.load(bias + 2 * units + unit, mask=inside, other=0.0)
+    return value, share, gate
+
+
+@kernel
+def _gates_forward(
+    y, bias, initial, c, output, steps, columns, units, BIASED: constexpr, GATED: constexpr, BLOCK: constexpr
+) -> None:
     parts: tl.constexpr = 3 if GATED else 2
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     y += column // units * parts * units + column % units
     at = column
     state = tl.load(initial + column, mask=inside, other=0.0)
+    add_value, add_share, add_gate = _biases(bias, column % units, units, inside, state, BIASED, GATED)
     for _ in tl.range(steps, num_stages=4):
-        value = 2 * tl.sigmoid(2 * tl.load(y, mask=inside, other=0.0).to(state.dtype)) - 1  # tanh
-        share = tl.sigmoid(tl.load(y + units, mask=inside, other=0.0).to(state.dtype))
+        value = tl.load(y, mask=inside, other=0.0).to(state.dtype) + add_value
+        value = 2 * tl.sigmoid(2 * value) - 1  # tanh
+        share = tl.sigmoid(tl.load(y + units, mask=inside, other=0.0).to(state.dtype) + add_share)
         state = share * value + (1 - share) * state
         tl.store(c + at, state, mask=inside)
         if GATED:
-            gate = tl.sigmoid(tl.load(y + 2 * units, mask=inside, other=0.0).to(state.dtype))
+            gate = tl.sigmoid(tl.load(y + 2 * units, mask=inside, other=0.0).to(state.dtype) + add_gate)
             tl.store(output + at, (gate * state).to(output.dtype.element_ty), mask=inside)
         y += columns * parts
         at += columns
@@ -100,8 +117,8 @@ def _gates_forward(y, initial, c, output, steps, columns, units, GATED: constexp
 
 @kernel
 def _gates_backward(
-    grad, grad_last, y, c, initial, grad_y, grad_initial, steps, columns, units,
-    GATED: constexpr, BLOCK: constexpr,
+    grad, grad_last, y, bias, c, initial, grad_y, grad_initial, steps, columns, units,
+    BIASED: constexpr, GATED: constexpr, BLOCK: constexpr,
 ) -> None:  # fmt: skip
     parts: tl.constexpr = 3 if GATED else 2
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -111,16 +128,18 @@ def _gates_backward(
     gates = last * columns * parts + column // units * parts * units + column % units
     start = tl.load(initial + column, mask=inside, other=0.0)
     carry = tl.load(grad_last + column, mask=inside, other=0.0)
+    add_value, add_share, add_gate = _biases(bias, column % units, units, inside, start, BIASED, GATED)
     for _ in tl.range(steps, num_stages=4):
-        value = 2 * tl.sigmoid(2 * tl.load(y + gates, mask=inside, other=0.0).to(start.dtype)) - 1  # tanh
-        share = tl.sigmoid(tl.load(y + gates + units, mask=inside, other=0.0).to(start.dtype))
+        value = tl.load(y + gates, mask=inside, other=0.0).to(start.dtype) + add_value
+        value = 2 * tl.sigmoid(2 * value) - 1  # tanh
+        share = tl.sigmoid(tl.load(y + gates + units, mask=inside, other=0.0).to(start.dtype) + add_share)
         follows = at >= columns  # another step
         before = tl.load(c + at - columns, mask=inside & follows, other=0.0)
         before = tl.where(follows, before, start)
         by_output = tl.load(grad + at, mask=inside, other=0.0).to(start.dtype)
         total = by_output + carry
         if GATED:
-            gate = tl.sigmoid(tl.load(y + gates + 2 * units, mask=inside, other=0.0).to(start.dtype))
+            gate = tl.sigmoid(tl.load(y + gates + 2 * units, mask=inside, other=0.0).to(start.dtype) + add_gate)
             total = by_output * gate + carry
             by_gate = by_output * tl.load(c + at, mask=inside, other=0.0) * gate * (1 - gate)
             tl.store(grad_y + gates + 2 * units, by_gate.to(grad_y.dtype.element_ty), mask=inside)
@@ -152,21 +171,25 @@ def forget_mult_backward(
     return grads
 
 
-def gates_forward(y: Tensor, initial: Tensor, output_gate: bool) -> tuple[Tensor, Tensor]:
+def gates_forward(y: Tensor, bias: Tensor | None, initial: Tensor, output_gate: bool) -> tuple[Tensor, Tensor]:
     """As `awdlm.eager.gates_forward`."""
     c = initial.new_empty(len(y), *initial.shape)
     output = y.new_empty(c.shape if output_gate else 0)
-    _launch(_gates_forward, initial.numel(), y, initial, c, output, *_sizes(y, initial), output_gate)
+    arguments = y, y if bias is None else bias, initial, c, output, *_sizes(y, initial)
+    _launch(_gates_forward, initial.numel(), *arguments, bias is not None, output_gate)
     return c, output
 
 
 def gates_backward(
-    grad: Tensor, grad_last: Tensor, y: Tensor, c: Tensor, initial: Tensor, output_gate: bool
-) -> tuple[Tensor, Tensor]:
+    grad: Tensor, grad_last: Tensor, y: Tensor, bias: Tensor | None, c: Tensor, initial: Tensor, output_gate: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `awdlm.eager.gates_backward`."""
-    grads = torch.empty_like(y), torch.empty_like(initial)
-    _launch(_gates_backward, initial.numel(), grad, grad_last, y, c, initial, *grads, *_sizes(y, initial), output_gate)
-    return grads
+    grad_y, grad_initial = torch.empty_like(y), torch.empty_like(initial)
+    states = c, initial, grad_y, grad_initial, *_sizes(y, initial)
+    arguments = grad, grad_last, y, y if bias is None else bias, *states
+    _launch(_gates_backward, initial.numel(), *arguments, bias is not None, output_gate)
+    grad_bias = initial.new_empty(0) if bias is None else grad_y.sum((0, 1), dtype=initial.dtype)
+    return grad_y, grad_bias, grad_initial
 
 
 def _sizes(like: Tensor, initial: Tensor) -> tuple[int, int, int]:

@@ -10,12 +10,15 @@ device where none is given), whatever the number of threads.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from rnncore import native
 from rnncore.errors import UserError
 
 
@@ -59,12 +62,12 @@ def weight_mask(weight: Tensor, p: float, *, generator: torch.Generator | None =
 def dropped_weight(
     weight: Tensor, p: float, *, rescale: bool = True, generator: torch.Generator | None = None
 ) -> Tensor:
-    """``weight * weight_mask(weight, p)``, with its gradient, in one pass less over the weight each way.
+    """``weight * weight_mask(weight, p)`` with its gradient, on CPU each by one native pass over the weight.
 
     Without ``rescale``, what is kept stays as large as it is.
     """
-    kept = _kept(tuple(weight.shape), p, weight.device, weight.dtype, generator)
-    result: Tensor = _Masked.apply(weight, kept, 1 / (1 - p) if rescale else 1.0)  # type: ignore[no-untyped-call]
+    scale = 1 / (1 - checked_probability(p)) if rescale else 1.0
+    result: Tensor = _Dropped.apply(weight, p, scale, generator)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -159,17 +162,40 @@ def _leave_in_place() -> None:
     """Stands in for ``RNNBase.flatten_parameters``."""
 
 
-class _Masked(torch.autograd.Function):
+class _Dropped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, kept: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, p: float, scale: float, generator: torch.Generator | None) -> Tensor:
+        ctx.scale, ctx.native = scale, _native(weight)
+        dropped: Tensor
+        if ctx.native:
+            draws = _draws(p, weight.device, generator)
+            words: list[int] = draws.stream.state["state"]["state"].view(np.int64).tolist()
+            bits = 8 * np.dtype(draws.bits).itemsize
+            dropped, kept = torch.ops.rnncore.drop_weight(weight.contiguous(), words, bits, draws.last_kept, scale)
+        else:
+            kept = _kept(tuple(weight.shape), p, weight.device, weight.dtype, generator)
+            dropped = torch.addcmul(weight.new_zeros(()), weight, kept, value=scale)
         ctx.save_for_backward(kept)
-        ctx.scale = scale
-        return torch.addcmul(weight.new_zeros(()), weight, kept, value=scale)
+        return dropped
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
-        return torch.addcmul(kept.new_zeros(()), grads[0], kept, value=ctx.scale), None, None
+        if ctx.native:
+            grad: Tensor = torch.ops.rnncore.drop_gradient(grads[0].contiguous(), kept, ctx.scale)
+        else:
+            grad = torch.addcmul(kept.new_zeros(()), grads[0], kept, value=ctx.scale)
+        return grad, None, None, None
+
+
+def _native(weight: Tensor) -> bool:
+    """Whether there is native code for such a weight; the first call may compile it."""
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return False
+    if torch.compiler.is_compiling():
+        return False
+    return native.load(Path(__file__).with_name("kernels") / "dropout.cpp")
 
 
 def _mask(
@@ -190,23 +216,36 @@ def _kept(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Zeros with probability p, ones elsewhere."""
-    keep = 1.0 - checked_probability(p)
+    checked_probability(p)
     mask = torch.empty(shape, device=device, dtype=dtype)
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return mask.bernoulli_(keep, generator=generator)
-    return _fill_from_bits(mask, keep, generator)
+        return mask.bernoulli_(1.0 - p, generator=generator)
+    return _fill_from_bits(mask, p, generator)
 
 
-def _fill_from_bits(mask: Tensor, keep: float, generator: torch.Generator | None) -> Tensor:
-    """Set elements to 1 with probability ``keep``, to the nearest 1/65536, else to 0.
+def _fill_from_bits(mask: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """Set elements to 0 with probability ``p``, to the nearest 1/65536, else to 1.
 
     ``Tensor.bernoulli_`` draws one element after another on CPU and takes about ten times as long (torch 2.13). The
     bits here are those of NumPy's SFC64, whose stream is fixed, seeded from torch's generator.
     """
+    stream, bits, last_kept = _draws(p, mask.device, generator)
+    words = stream.random_raw(-(-mask.numel() * np.dtype(bits).itemsize // 8))
+    draws = torch.from_numpy(words.view(bits)[: mask.numel()]).view(mask.shape)
+    return torch.le(draws, last_kept, out=mask)
+
+
+class _Draws(NamedTuple):
+    """Random bits, which ``bits`` cuts into numbers: an element is kept if its number is at most ``last_kept``."""
+
+    stream: np.random.SFC64
+    bits: type[np.int8 | np.int16]
+    last_kept: int
+
+
+def _draws(p: float, device: torch.device, generator: torch.Generator | None) -> _Draws:
+    keep = 1.0 - checked_probability(p)
     bits = np.int8 if (keep * 256).is_integer() else np.int16  # the narrower are cheaper and exact for p = 1/2
     steps = 256 if bits is np.int8 else 65536
-    seed = int(torch.empty((), dtype=torch.int64, device=mask.device).random_(generator=generator))
-    words = np.random.SFC64(seed).random_raw(-(-mask.numel() * np.dtype(bits).itemsize // 8))
-    draws = torch.from_numpy(words.view(bits)[: mask.numel()]).view(mask.shape)
-    last_kept = max(round(keep * steps), 1) - 1 - steps // 2
-    return torch.le(draws, last_kept, out=mask)
+    seed = int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+    return _Draws(np.random.SFC64(seed), bits, max(round(keep * steps), 1) - 1 - steps // 2)

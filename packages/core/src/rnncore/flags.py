@@ -36,6 +36,7 @@ from rnncore.flag_help import write_examples, write_flags
 from rnncore.flag_parser import rewrite
 from rnncore.flag_spec import CONFIG, METADATA_KEY, Flag, Rules, flags_of, plain_key
 from rnncore.flag_values import closest, from_text, from_yaml, shown, to_yaml
+from rnncore.launcher import require_one_process
 
 T = TypeVar("T")
 Options = TypeVar("Options")
@@ -108,16 +109,20 @@ def command(
     epilog: str | None = None,
     examples: Sequence[str] = (),
     shipped: Path | None = None,
+    parallel: bool = False,
 ) -> Callable[[Callable[[Options], object]], "OptionsCommand[Options]"]:
     """Decorate a function of one ``options_class`` object to become the click command ``name``.
 
     The function's docstring is the help; ``examples`` are command lines shown after the flags, ``epilog`` text after
     those. ``shipped`` is a folder of configurations that come with the command: ``--config quick`` is ``quick.yaml`` in
-    it, unless a file ``quick`` is there. Raises TypeError if a flag is declared wrongly.
+    it, unless a file ``quick`` is there. A command that is not ``parallel`` refuses to run as several processes.
+    Raises TypeError if a flag is declared wrongly.
     """
 
     def decorate(function: Callable[[Options], object]) -> OptionsCommand[Options]:
-        return OptionsCommand(options_class, function, name=name, epilog=epilog, examples=examples, shipped=shipped)
+        return OptionsCommand(
+            options_class, function, name=name, epilog=epilog, examples=examples, shipped=shipped, parallel=parallel
+        )
 
     return decorate
 
@@ -138,6 +143,7 @@ class OptionsCommand(click.Command, Generic[Options]):
         epilog: str | None = None,
         examples: Sequence[str] = (),
         shipped: Path | None = None,
+        parallel: bool = False,
     ) -> None:
         self.options_class = options_class
         self.flags = flags_of(options_class)
@@ -146,7 +152,7 @@ class OptionsCommand(click.Command, Generic[Options]):
         super().__init__(
             name,
             params=[click.Option([*each.rules.names, each.field], type=str) for each in (*self.flags, CONFIG)],
-            callback=lambda options: function(options),
+            callback=lambda options: function(options) if parallel else self._alone(function, options),
             help=function.__doc__,
             epilog=epilog or (f"--config also takes {' or '.join(self.shipped)}, by name." if self.shipped else None),
             context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
@@ -167,6 +173,10 @@ class OptionsCommand(click.Command, Generic[Options]):
             raise UserError(error.format_message()) from None
         ctx.params = {"options": self._options(ctx)}
         return []
+
+    def _alone(self, function: Callable[[Options], object], options: Options) -> object:
+        require_one_process(str(self.name))
+        return function(options)
 
     def _options(self, ctx: click.Context) -> Options:
         typed = {

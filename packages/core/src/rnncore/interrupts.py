@@ -18,6 +18,10 @@ class Interrupt:
         """Whether to stop."""
         return self.requested
 
+    def ask(self) -> bool:
+        """Whether to stop; where several processes train, `rnncore.distributed.CommonInterrupt` asks all."""
+        return self.requested
+
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:

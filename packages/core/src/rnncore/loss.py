@@ -1,7 +1,7 @@
 """Softmax cross entropy over a vocabulary, without ever holding all logits.
 
 The rows are decoded some at a time; with the loss of a block its gradients are taken at once, so that a block of
-logits, turned in place into their gradient, is all that exists.
+logits, turned in place into their gradient (`rnncore.softmax`), is all that exists.
 
 Shapes: N rows (time steps times batch), E features, V vocabulary.
 """
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from rnncore.softmax import cross_entropy, cross_entropy_gradient
 
 #: Logits of a block, 32 MiB in float32, and the fewest rows of one: each passes over the whole weight gradient.
 BLOCK, FEWEST_ROWS = 2**23, 256
@@ -32,7 +34,7 @@ def cross_entropy_rows(
     """
     losses, factor = hidden.new_empty(len(hidden)), _factor(weight, dtype)
     for rows in _blocks(hidden, weight):
-        losses[rows] = F.cross_entropy(_logits(hidden[rows], factor, bias), targets[rows], reduction="none")
+        losses[rows] = cross_entropy(F.linear(hidden[rows].to(factor.dtype), factor), bias, targets[rows])
     return losses
 
 
@@ -68,23 +70,15 @@ def cross_entropy_and_gradient(
     total, grad_hidden = hidden.new_zeros(()), torch.empty_like(hidden)
     factor = _factor(weight, dtype)
     for rows in _blocks(hidden, weight):
-        block = hidden[rows]
-        logits = _logits(block, factor, bias)
-        at_target = torch.arange(len(block), device=block.device), targets[rows]
-        (top, likeliest), picked = logits.max(1), logits[at_target]
-        gradient = torch.softmax(logits, 1)
-        # log sum exp, by the largest probability: that is at least 1/V, so its logarithm is exact where others are not.
-        total += (top - gradient.gather(1, likeliest[:, None]).squeeze(1).log() - picked).sum()
-        gradient[at_target] -= 1
-        if grad_bias is not None:
-            grad_bias.add_(gradient.sum(0), alpha=scale)
-        if dtype is None or dtype == hidden.dtype:
-            torch.mm(gradient, weight, out=grad_hidden[rows])
+        block = hidden[rows].to(factor.dtype)
+        losses, gradient = cross_entropy_gradient(F.linear(block, factor), bias, targets[rows], grad_bias, scale)
+        total += losses.sum()
+        if factor.dtype == hidden.dtype:
+            torch.mm(gradient, factor, out=grad_hidden[rows])
             grad_weight.addmm_(gradient.t(), block, alpha=scale)
         else:
-            gradient = gradient.to(dtype)
             grad_hidden[rows] = gradient @ factor
-            grad_weight.add_(gradient.t() @ block.to(dtype), alpha=scale)
+            grad_weight.add_(gradient.t() @ block, alpha=scale)
     return total, grad_hidden.mul_(scale)
 
 
@@ -131,10 +125,3 @@ def _blocks(hidden: Tensor, weight: Tensor) -> list[slice]:
 
 def _factor(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
     return weight if dtype is None else weight.to(dtype)
-
-
-def _logits(block: Tensor, factor: Tensor, bias: Tensor | None) -> Tensor:
-    if block.dtype == factor.dtype:
-        return F.linear(block, factor, bias)
-    logits = F.linear(block.to(factor.dtype), factor).to(block.dtype)
-    return logits if bias is None else logits.add_(bias)

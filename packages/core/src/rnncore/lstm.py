@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rnncore import lstm_steps
+from rnncore import lstm_steps, narrow_products
 from rnncore.device import autocast_dtype
 
 State = tuple[Tensor, Tensor]
 WIDE = (torch.float32, torch.float64)
+#: Fewest time steps for which laying out the weights costs less than it saves, where there is no gradient.
+FEW_STEPS = 8
 
 
 def lstm_sequence(
@@ -74,16 +76,19 @@ def lstm_sequence(
     return output, h, c
 
 
+def pays(weight_hh: Tensor, steps: int) -> bool:
+    """Whether `lstm_sequence` is the faster way: on CPU, but for a few steps without gradient, as in generation."""
+    if weight_hh.device.type != "cpu" or weight_hh.dtype not in WIDE:
+        return False
+    return torch.is_grad_enabled() or steps >= FEW_STEPS
+
+
 class LSTMLayer(nn.Module):
     """One layer of `torch.nn.LSTM`: its parameters and their names, its initial values, its results.
 
     On CPU it runs `lstm_sequence`; under autocast products are computed in autocast's type, and outputs and states
-    are of the weights' type. Elsewhere torch's own layer runs (cuDNN on a GPU), and on CPU too where laying out the
-    weights would cost more than it saves: a few rows without gradient, as in generation of text.
+    are of the weights' type. Elsewhere torch's own layer runs (cuDNN on a GPU), and on CPU too where it `pays` more.
     """
-
-    #: Fewest time steps for which `lstm_sequence` runs without gradient.
-    FEW_STEPS = 8
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
         """Draws the parameters as `torch.nn.LSTM` does, uniformly from ``-1/sqrt(H)`` to ``1/sqrt(H)``."""
@@ -110,7 +115,7 @@ class LSTMLayer(nn.Module):
             state = (zeros, zeros)
         weight_ih, weight_hh = self.weight_ih_l0, self.weight_hh_l0
         bias_ih, bias_hh = (self.bias_ih_l0, self.bias_hh_l0) if self.bias else (None, None)
-        if not self._runs_here(input):
+        if not pays(weight_hh, len(input)):
             weights: list[Tensor] = [
                 weight for weight in (weight_ih, weight_hh, bias_ih, bias_hh) if weight is not None
             ]
@@ -120,11 +125,6 @@ class LSTMLayer(nn.Module):
         dtype = autocast_dtype(input.device)
         output, h, c = lstm_sequence(input, h, c, weight_ih, weight_hh, bias_ih, bias_hh, dtype)
         return output, (h[None], c[None])
-
-    def _runs_here(self, input: Tensor) -> bool:
-        if input.device.type != "cpu" or self.weight_hh_l0.dtype not in WIDE:
-            return False
-        return torch.is_grad_enabled() or len(input) >= self.FEW_STEPS
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
@@ -167,23 +167,29 @@ class _Sequence(torch.autograd.Function):
             )
             rows = by_gates.flatten(0, 1)
             grad_bias = rows.sum(0) if by_bias_ih or by_bias_hh else None
-            narrow = rows.to(ctx.dtype or rows.dtype)
-            grad_x = (narrow @ weight_ih.to(narrow.dtype)).view_as(x).to(x.dtype) if by_x else None
-            grad_ih = _by_weight(narrow, x) if by_ih else None
-            grad_hh = _by_weight(narrow, torch.cat([h0[None], output[:-1]])) if by_hh else None
+            operands = [x] if by_ih else []
+            if by_hh:
+                operands.append(torch.cat([h0[None], output[:-1]]))
+            grad_x, grad_weights = _by_operands(rows, weight_ih if by_x else None, operands, ctx.dtype)
         wide = weight_hh.dtype
         return (
-            grad_x,
+            None if grad_x is None else grad_x.view_as(x).to(x.dtype),
             grad_h0,
             grad_c0,
-            None if grad_ih is None else grad_ih.to(wide),
-            None if grad_hh is None else grad_hh.to(wide),
+            grad_weights[0].to(wide) if by_ih else None,
+            grad_weights[-1].to(wide) if by_hh else None,
             grad_bias if by_bias_ih else None,
             grad_bias if by_bias_hh else None,
             None,
         )
 
 
-def _by_weight(grad: Tensor, operand: Tensor) -> Tensor:
-    """The gradient by a weight from that by all rows ``[T B, 4H]``, and what the weight was multiplied with."""
-    return grad.t() @ operand.flatten(0, 1).to(grad.dtype)
+def _by_operands(
+    grad: Tensor, weight_ih: Tensor | None, operands: list[Tensor], dtype: torch.dtype | None
+) -> tuple[Tensor | None, list[Tensor]]:
+    """From the gradient ``[T B, 4H]``: that by x, and those by the weights that ``operands`` were multiplied with."""
+    rows = [operand.flatten(0, 1) for operand in operands]
+    if dtype is None:
+        return None if weight_ih is None else grad @ weight_ih, [grad.t() @ operand for operand in rows]
+    grad_x = None if weight_ih is None else narrow_products.by_input(grad, weight_ih, dtype)
+    return grad_x, narrow_products.by_weight(grad, rows, dtype) if rows else []

@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 import weakref
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,22 @@ _LOCK = ".lock"
 class RunDirectory:
     """One run's directory. One process at a time may hold it; a lock says so and goes with the process.
 
-    Use :meth:`create` for a new run and :meth:`reopen` for ``--resume``.
+    Use :meth:`create` for a new run and :meth:`reopen` for ``--resume``. Sent to another process, it is there one that
+    is not held: for reading only.
 
     Attributes:
         path: the directory.
+        held: whether this process may write to it.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Take an existing directory. Raises UserError when another process holds it."""
+    def __init__(self, path: Path, *, held: bool = True) -> None:
+        """Take an existing directory. Raises UserError when another process holds it; not ``held`` asks nobody."""
         self.path = path
-        self._release = weakref.finalize(self, os.close, _lock(path))
+        self.held = held
+        self._release = weakref.finalize(self, os.close, _lock(path)) if held else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(RunDirectory, held=False), (self.path,)
 
     @classmethod
     def create(
@@ -124,7 +131,8 @@ class RunDirectory:
 
     def close(self) -> None:
         """Give up the lock; it also goes when the object or the process does."""
-        self._release()
+        if self._release is not None:
+            self._release()
 
 
 def latest(command: str, *, root: Path = RUNS) -> Path:

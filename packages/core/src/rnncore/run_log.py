@@ -5,11 +5,13 @@ The schema of ``metrics.jsonl`` is docs/metrics.md.
 
 import contextlib
 import math
+import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -34,7 +36,8 @@ class RunLog:
     """The log of one run; a context manager, which closes its files and bar however the block ends.
 
     Call :meth:`epoch` at each epoch's start, :meth:`step` after each optimizer step, :meth:`outside_step` around
-    evaluations and checkpoints, :meth:`end` once. On ``--resume``, :meth:`load_state_dict` comes first.
+    evaluations and checkpoints, :meth:`end` once. On ``--resume``, :meth:`load_state_dict` comes first. The log of a
+    directory that this process does not hold only counts: it writes, prints and shows nothing.
 
     Attributes:
         epoch_number: the epoch under way, from 1; 0 before the first.
@@ -74,8 +77,8 @@ class RunLog:
         self._meter = StepMeter()
         self._started = time.perf_counter()
         self._bar = ProgressBar()
-        self._events = EventFiles(run.events) if tensorboard else None
-        self._metrics = MetricsFile(run.metrics)
+        self._events = EventFiles(run.events) if tensorboard and run.held else None
+        self._metrics = MetricsFile(run.metrics if run.held else Path(os.devnull))
         self._note(f"$ {shlex.join(sys.argv)}")
         self._note(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
         self._meter.start()
@@ -96,13 +99,15 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Print to the console, above the progress bar, and to ``log.txt``."""
-        self._note(text)
-        print_above(text)
+        if self._run.held:
+            self._note(text)
+            print_above(text)
 
     def epoch(self, number: int, total_tokens: int, *, done: int = 0) -> None:
         """Begin an epoch, or go on with one ``done`` tokens into it; on a terminal a progress bar starts."""
         self.epoch_number = number
-        self._bar.start(f"epoch {number}", total=total_tokens, done=done)
+        if self._run.held:
+            self._bar.start(f"epoch {number}", total=total_tokens, done=done)
         self._meter.start()
 
     @property
@@ -255,6 +260,8 @@ class RunLog:
         return time.perf_counter() - self._started
 
     def _note(self, text: str) -> None:
+        if not self._run.held:
+            return
         # Opened for each line: nothing is left in a buffer when the process is killed.
         try:
             with open(self._run.log_file, "a", encoding="utf-8") as file:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -68,6 +68,14 @@ class UnderWay(Protocol):
 
     def parts(self) -> Mapping[str, Stateful]:
         """What else changes while it goes on: the optimizer, and what a recipe has beside it."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A run whose model needs more by itself than options and a vocabulary."""
+
+    def description(self) -> Mapping[str, Any]:
+        """Plain values for every checkpoint, under names of their own."""
 
 
 def save_last(training: UnderWay, extra: Mapping[str, Any] | None = None) -> None:
@@ -158,4 +166,5 @@ def _alone(training: UnderWay) -> dict[str, Any]:
         "config": to_dict(training.options),
         "vocabulary": None if vocabulary is None else list(vocabulary.tokens),
         "model": training.model.state_dict(),
+        **(training.description() if isinstance(training, Described) else {}),
     }

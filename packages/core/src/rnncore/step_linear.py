@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rnncore.transposed import transposed
+
 
 class StepLinear:
     """``x @ weight.T`` for one fixed weight and many calls with the same number of rows.
@@ -27,12 +29,12 @@ class StepLinear:
             rows: How many rows ``x`` will have.
             dtype: The type to multiply in; the weight's own when absent.
         """
-        weight = weight.detach().to(dtype or weight.dtype)
-        self.packed = use_packed(weight.device.type, weight.dtype)
+        dtype = dtype or weight.dtype
+        self.packed = use_packed(weight.device.type, dtype)
         if self.packed:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(transposed(weight.t(), dtype), rows)
         else:
-            self.weight = weight.t().contiguous()
+            self.weight = transposed(weight, dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x [B, K]`` to ``[B, N]``, in the type of x."""
@@ -42,6 +44,13 @@ class StepLinear:
         else:
             product = torch.mm(rows, self.weight)
         return product.to(x.dtype)
+
+    def write(self, result: Tensor, x: Tensor) -> None:
+        """Writes the product of ``x [B, K]`` to ``result [B, N]``."""
+        if self.packed or x.dtype != self.weight.dtype:
+            result.copy_(self(x))
+        else:
+            torch.mm(x, self.weight, out=result)
 
     def add_to(self, total: Tensor, x: Tensor) -> None:
         """Adds the product of ``x [B, K]`` to ``total [B, N]``."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rnncore import device
 from rnncore.asgd import NonMonotone
 from rnncore.cuda_graph import GraphedStep
 from rnncore.run_directory import RunDirectory
@@ -21,6 +20,7 @@ from revrnn.model import ReversibleLM
 from revrnn.options import COMMAND, TrainOptions
 from revrnn.window import Bits
 
+#: Below it training is at its end.
 SMALLEST_RATE = 1e-2
 
 
@@ -58,25 +58,3 @@ class Training:
     def parts(self) -> dict[str, Stateful]:
         """What else changes while it goes on."""
         return {"optimizer": self.optimizer, "trigger": self.trigger, "lengths": GeneratorState(self.lengths)}
-
-    @property
-    def rate(self) -> float:
-        """The learning rate of a window of ``--bptt`` steps."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    @property
-    def multiple(self) -> int:
-        """What window lengths are rounded to, so that few differ where each costs a graph or memory."""
-        costly = self.graph is not None or device.keeps_memory_of_shapes(self.device, self.options.amp)
-        return 5 if costly else 1
-
-    @property
-    def out_of_steps(self) -> bool:
-        """Whether ``--max_steps`` steps are done."""
-        return 0 < self.options.max_steps <= self.log.global_step
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs or steps are done and evaluated, or the rate has been divided until it is too small."""
-        too_small = self.rate < min(SMALLEST_RATE, self.options.learning_rate)
-        return self.epoch > self.options.epochs or too_small or (self.out_of_steps and self.row == 0)

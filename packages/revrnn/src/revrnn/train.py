@@ -6,35 +6,36 @@ and divided when the validation loss stalls, until it falls below 0.01. The best
 Shapes: T time steps, B batch.
 """
 
+import dataclasses
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rnncore import checkpoint, device, report
+from rnncore import device
 from rnncore.asgd import NonMonotone, scaled_lr
 from rnncore.corpus import Corpus
 from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import locate, loss_unit
-from rnncore.divergence import numbered_step, require_finite_step
+from rnncore.divergence import require_finite_step
+from rnncore.epochs import finished, learning_rate, length_multiple, train_epoch
 from rnncore.errors import UserError
 from rnncore.evaluation import evaluate
-from rnncore.flags import command, to_dict
-from rnncore.interrupts import Interrupt, deferred_interrupt
-from rnncore.memory import keep_freed_memory
-from rnncore.resumption import open_resumed
+from rnncore.flags import command
+from rnncore.interrupts import Interrupt
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
-from rnncore.run_state import keep_best, restore, save_last
-from rnncore.windows import random_length, window
+from rnncore.run_state import keep_best, save_last
+from rnncore.training_run import draw_curves, load_best, ready, reopened, under_way
+from rnncore.windows import random_length
 from torch import Tensor
 
 from revrnn.baseline import BaselineLM
 from revrnn.model import ReversibleLM
 from revrnn.options import COMMAND, TrainOptions, build_model
-from revrnn.run_state import Training
+from revrnn.run_state import SMALLEST_RATE, Training
 
 VALID_BATCH, TEST_BATCH = 10, 1
 #: Options that a resumed run may change.
@@ -56,15 +57,13 @@ def main(options: TrainOptions) -> None:
     With --use_reverse the hidden states are not stored: they are rebuilt exactly, backward in time, from the last
     state and a few bits per step, so that memory hardly grows with --bptt. Losses are in nats per token.
     """
-    run, saved = None, None
-    if options.resume is not None:
-        options, run, saved = open_resumed(options, COMMAND, CHANGEABLE)
-    keep_freed_memory()
-    device.set_threads(options.threads)
-    place = device.choose("cpu" if options.no_cuda and options.device == "auto" else options.device, cuda=options.cuda)
-    device.seed_everything(options.seed)
+    options, resumed = reopened(options, COMMAND, CHANGEABLE)
+    on_cpu = options.no_cuda and options.device == "auto"
+    place = ready(
+        dataclasses.replace(options, device="cpu") if on_cpu else options, seed=options.seed, cuda=options.cuda
+    )
     corpus = Corpus.load(locate(options.data), level=options.level)
-    if saved is not None and list(corpus.vocabulary.tokens) != saved["vocabulary"]:
+    if resumed is not None and list(corpus.vocabulary.tokens) != resumed.saved["vocabulary"]:
         raise UserError(f"{options.data} has another vocabulary than the run to resume; give its --data")
     model = build_model(options, len(corpus.vocabulary)).to(place)
     columns = {"train": options.batch_size, "valid": VALID_BATCH, "test": TEST_BATCH}
@@ -72,72 +71,61 @@ def main(options: TrainOptions) -> None:
     if options.dry_run:
         print(describe(options, model), end="")
         return
-    if run is None:
-        run = _new_run(options, corpus)
-    with RunLog(
-        run,
-        unit=loss_unit(options.level, options.data),
+    with under_way(
+        dataclasses.replace(options, run_dir=_place_of(options)),
+        COMMAND,
+        partial(_prepare, options, place, corpus, texts, model),
+        resumed=resumed,
+        title=f"{options.model} on {options.data}: {len(corpus.vocabulary):,} types",
+        finish=_finish,
         log_interval=options.log_interval,
-        total_steps=options.max_steps or None,
-    ) as log:
-        training = _prepare(options, place, corpus, texts, model, run, log)
-        if saved is None:
-            log.say(f"{options.model} on {options.data}: {len(corpus.vocabulary):,} types, run directory {run.path}")
-        else:
-            restore(training, saved)
-        with deferred_interrupt() as interrupt:
-            _train(training, interrupt)
-        if interrupt:
-            log.say(f"stopped; to go on: {COMMAND} --resume {run.path}")
-        else:
-            _finish(training)
-    if interrupt:
-        raise SystemExit(130)
+        unit=loss_unit(options.level, options.data),
+        vocabulary=corpus.vocabulary,
+    ) as (training, interrupt):
+        _train(training, interrupt)
 
 
 def _train(training: Training, interrupt: Interrupt) -> None:
     """The epochs: train, validate, keep the best model, divide the rate when the loss stalls."""
-    options, log, optimizer, text = training.options, training.log, training.optimizer, training.texts["train"]
-    rows = len(text) - 1
-    while not (training.finished or interrupt):
-        log.epoch(training.epoch, rows * options.batch_size, done=training.row * options.batch_size)
-        training.model.train()
-        stop = training.out_of_steps
-        while training.row < rows and not stop:
-            length = random_length(options.bptt, training.lengths, rows - training.row, training.multiple)
-            inputs, targets = window(text, training.row, length)
-            saved = training.run.last.exists()
-            with scaled_lr(optimizer, length / options.bptt), numbered_step(log, training.model, saved=saved):
-                loss, extra = _step(training, inputs, targets)
-            training.row += length
-            log.step(loss, inputs.numel(), extra=extra)
-            stop = bool(interrupt) or training.out_of_steps
-            if stop or log.global_step % options.checkpoint_interval == 0:
-                with log.outside_step():
-                    save_last(training)
-        if interrupt and training.row < rows:
+    options, log, optimizer = training.options, training.log, training.optimizer
+    step, length = partial(_step, training), partial(_length, training)
+    while not (_finished(training) or interrupt):
+        whole = train_epoch(training, training.texts["train"], interrupt, step, length)
+        if interrupt and not whole:
             return
         with log.outside_step():
             valid_loss = evaluate(training.model, training.texts["valid"], options.amp)
             log.evaluated("valid", valid_loss)
-            whole = training.row == rows
             keep_best(training, valid_loss, regular=whole)
             if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
             if training.trigger.update(valid_loss):
                 optimizer.param_groups[0]["lr"] /= options.learning_rate_decay
                 training.trigger.history.clear()  # what came before the new rate says nothing about it
-                log.say(f"the validation loss stalls: learning rate {training.rate:g}")
+                log.say(f"the validation loss stalls: learning rate {learning_rate(optimizer):g}")
             training.epoch, training.row = training.epoch + 1, 0
             training.state = training.model.initial_state(options.batch_size)
             save_last(training)
 
 
+def _finished(training: Training) -> bool:
+    """Whether all epochs or steps are done and evaluated, or the rate has been divided until it is too small."""
+    options = training.options
+    too_small = learning_rate(training.optimizer) < min(SMALLEST_RATE, options.learning_rate)
+    return too_small or finished(training, options.epochs)
+
+
+def _length(training: Training, left: int) -> int:
+    """Of the next window, of at most ``left`` steps."""
+    multiple = length_multiple(training, graphed=training.graph is not None)
+    return random_length(training.options.bptt, training.lengths, left, multiple)
+
+
 def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """One optimizer step on a window ``[T, B]``: the loss, and numbers for the log when a line is due."""
-    options, model, due = training.options, training.model, training.log.due
-    training.optimizer.zero_grad()
-    extra = {"lr": training.rate * options.bptt / len(inputs)} if due else {}
+    """One optimizer step on a window ``[T, B]``: the loss, and numbers for the log."""
+    options, model, optimizer, due = training.options, training.model, training.optimizer, training.log.due
+    optimizer.zero_grad()
+    extra = {"lr": learning_rate(optimizer)}
     with device.autocast(training.device, options.amp):
         if training.graph is not None:
             loss, training.state = training.graph(inputs, targets, training.state)
@@ -154,30 +142,29 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, 
         loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
     require_finite_step(loss.detach(), norm)
-    training.optimizer.step()
+    with scaled_lr(optimizer, len(inputs) / options.bptt):
+        optimizer.step()
     return loss.detach(), extra
 
 
 def _finish(training: Training) -> None:
     """Tests the best model and draws the curves."""
     log, run = training.log, training.run
-    if run.best.exists():
-        training.model.load_state_dict(checkpoint.load(run.best, kind=COMMAND)["model"])
+    load_best(training)
     log.evaluated("test", evaluate(training.model, training.texts["test"], training.options.amp))
     log.end()
     if (bits := training.bits) is not None:
         saved, best = bits.normal / bits.used, bits.normal / bits.optimal
         log.say(f"hidden states: {saved:.1f} times less memory than stored ones, {best:.1f} times at best")
-    picture = run.path / "report.png"
-    report.plot([run.path], picture)
+    picture = draw_curves(run)
     log.say(f"run directory {run.path} | curves {picture} | text: revrnn-generate --run_dir {run.path}")
 
 
-def _new_run(options: TrainOptions, corpus: Corpus) -> RunDirectory:
-    path = options.run_dir
-    if path is None and options.save:
-        path = Path(options.save_dir) / time.strftime("%Y-%m-%d_%H-%M-%S")
-    return RunDirectory.create(path, command=COMMAND, config=to_dict(options), vocabulary=corpus.vocabulary)
+def _place_of(options: TrainOptions) -> Path | None:
+    """The directory of a new run, where the options name one."""
+    if options.run_dir is None and options.save:
+        return Path(options.save_dir) / time.strftime("%Y-%m-%d_%H-%M-%S")
+    return options.run_dir
 
 
 def _prepare(

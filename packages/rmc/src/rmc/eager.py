@@ -30,6 +30,7 @@ class _Attention(NamedTuple):
 def attend_forward(
     qkv_m: Tensor,
     qkv_x: Tensor,
+    bias: Tensor,
     gamma: Tensor,
     beta: Tensor,
     rows_m: Tensor,
@@ -45,6 +46,7 @@ def attend_forward(
 
     Args:
         qkv_m, qkv_x: Projections, ``[B, S, F]`` and ``[B, F]``; each head has its query, key and value.
+        bias: Of the projections, ``[F]``.
         gamma, beta: Of the normalisation of the projections.
         rows_m, rows_x: Memory ``[B, S, M]`` and input ``[B, M]``.
         gamma_after, beta_after: Of the normalisation of the result.
@@ -52,7 +54,7 @@ def attend_forward(
         joint: Whether all rows are normalised together.
         y: Written.
     """
-    found = _attention(qkv_m, qkv_x, gamma, beta, rows_m, rows_x, heads, key, joint, y.shape[1])
+    found = _attention(qkv_m, qkv_x, bias, gamma, beta, rows_m, rows_x, heads, key, joint, y.shape[1])
     torch.addcmul(beta_after, found.normal_after, gamma_after, out=y)
 
 
@@ -60,6 +62,7 @@ def attend_backward(
     grad_y: Tensor,
     qkv_m: Tensor,
     qkv_x: Tensor,
+    bias: Tensor,
     gamma: Tensor,
     beta: Tensor,
     rows_m: Tensor,
@@ -73,18 +76,22 @@ def attend_backward(
     grad_qkv_x: Tensor,
     grad_rows_m: Tensor,
     grad_rows_x: Tensor,
+    grad_bias: Tensor,
     grad_gamma: Tensor,
     grad_beta: Tensor,
     grad_gamma_after: Tensor,
     grad_beta_after: Tensor,
 ) -> None:
-    """The gradient of `attend_forward`, which is computed once more; by projections and rows it is written."""
+    """The gradient of `attend_forward`, which is computed once more.
+
+    By projections and the input's row it is written, by the memory's rows it is added, as those by weights.
+    """
     queries, slots = grad_y.shape[1], rows_m.shape[1]
-    found = _attention(qkv_m, qkv_x, gamma, beta, rows_m, rows_x, heads, key, joint, queries)
+    found = _attention(qkv_m, qkv_x, bias, gamma, beta, rows_m, rows_x, heads, key, joint, queries)
     grad = _normalise_gradient(
         grad_y, found.normal_after, found.scale_after, gamma_after, joint, grad_gamma_after, grad_beta_after
     )
-    grad_rows_m.copy_(grad[:, :slots])
+    grad_rows_m += grad[:, :slots]
     grad_rows_x.copy_(grad[:, slots]) if queries > slots else grad_rows_x.zero_()
     by_result = _headed(grad, heads)  # [B, H, Q, V]
     by_weights = by_result @ found.value.transpose(2, 3)
@@ -96,8 +103,25 @@ def attend_backward(
     by_qkv = _normalise_gradient(
         by_all.transpose(1, 2).flatten(2), found.normal, found.scale, gamma, joint, grad_gamma, grad_beta
     )
+    grad_bias += by_qkv.sum((0, 1))
     grad_qkv_m.copy_(by_qkv[:, :slots])
     grad_qkv_x.copy_(by_qkv[:, slots])
+
+
+def rectify_forward(h: Tensor, bias: Tensor, rectified: bool) -> None:
+    """In place, adds a layer's ``bias [M]`` to its product ``h [B, Q, M]``, and takes the ReLU if it is rectified."""
+    h += bias
+    if rectified:
+        h.relu_()
+
+
+def rectify_backward(grad: Tensor, h: Tensor, rectified: bool, grad_product: Tensor, grad_bias: Tensor) -> None:
+    """The gradient of `rectify_forward`, from what that left in ``h``; by the product it is written."""
+    if rectified:
+        torch.ops.aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad_product)
+    else:
+        grad_product.copy_(grad)
+    grad_bias += grad_product.sum((0, 1))
 
 
 def normalise_forward(y: Tensor, h: Tensor, gamma: Tensor, beta: Tensor, joint: bool, z: Tensor) -> None:
@@ -128,6 +152,7 @@ def gate_forward(
     beta: Tensor,
     joint: bool,
     gates: Tensor,
+    gates_x: Tensor,
     memory: Tensor,
     next: Tensor,
 ) -> None:
@@ -135,7 +160,8 @@ def gate_forward(
 
     Args:
         y, h, gamma, beta, joint: As of `normalise_forward`; the first S rows are the candidates.
-        gates: ``[B, S, G]``, before activation, input then forget; becomes the activated gates.
+        gates: The memory's part of the gates, ``[B, S, G]``, input then forget; becomes the activated gates.
+        gates_x: The input's part, ``[B, G]``, with all biases.
         memory: ``[B, S, M]``, the memory before.
         next: Written.
     """
@@ -143,7 +169,7 @@ def gate_forward(
     if not gates.shape[2]:
         next.copy_(candidate)
         return
-    gates.sigmoid_()
+    gates.add_(gates_x[:, None]).sigmoid_()
     write, keep = gates.chunk(2, dim=2)
     torch.mul(write, candidate.tanh(), out=next).addcmul_(keep, memory)
 
@@ -159,6 +185,7 @@ def gate_backward(
     memory: Tensor,
     grad_sum: Tensor,
     grad_gates: Tensor,
+    grad_gates_x: Tensor,
     grad_memory: Tensor,
     grad_gamma: Tensor,
     grad_beta: Tensor,
@@ -176,12 +203,14 @@ def gate_backward(
         torch.mul(grad_next, keep, out=grad_memory)
         by_gates = torch.cat([_narrowed(grad_next * part, write) for part in (candidate, memory)], dim=2)
         torch.mul(by_gates, gates * (1 - gates), out=grad_gates)
+        torch.sum(grad_gates, 1, out=grad_gates_x)
     grad_sum.copy_(_normalise_gradient(by_candidates, normal, scale, gamma, joint, grad_gamma, grad_beta))
 
 
 def _attention(
     qkv_m: Tensor,
     qkv_x: Tensor,
+    bias: Tensor,
     gamma: Tensor,
     beta: Tensor,
     rows_m: Tensor,
@@ -191,7 +220,7 @@ def _attention(
     joint: bool,
     queries: int,
 ) -> _Attention:
-    normal, scale = _standardised(torch.cat([qkv_m, qkv_x[:, None]], 1), joint)
+    normal, scale = _standardised(torch.cat([qkv_m, qkv_x[:, None]], 1) + bias, joint)
     parts = _headed(torch.addcmul(beta, normal, gamma), heads)
     query, keys, value = parts[:, :, :queries, :key], parts[..., key : 2 * key], parts[..., 2 * key :]
     weights = torch.softmax(query @ keys.transpose(2, 3) * key**-0.5, dim=3)

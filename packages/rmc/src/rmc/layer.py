@@ -101,6 +101,7 @@ class RelationalMemory(nn.Module):
         """
         x = input.transpose(0, 1) if self.batch_first else input
         self._check(input, x, memory)
+        alike = memory is None
         memory = self.initial_state(x.shape[1]) if memory is None else memory
         attention: list[Tensor] = []
         few = not torch.is_grad_enabled() and len(x) < self.FEW_STEPS
@@ -112,16 +113,16 @@ class RelationalMemory(nn.Module):
                 attention.append(weights)
             memories = torch.stack(states)
         else:
-            memories, memory = self._sequence(x, memory)
+            memories, memory = self._sequence(x, memory, alike)
         output = memories.flatten(2)
         output = output.transpose(0, 1) if self.batch_first else output
         return (output, memory, torch.stack(attention)) if return_attention else (output, memory)
 
-    def _sequence(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def _sequence(self, x: Tensor, memory: Tensor, alike: bool) -> tuple[Tensor, Tensor]:
         cell = self.cell
         wide = cell.input_projector.weight.dtype
         projected = cell.input_projector(x)
-        qkv = cell.block(0).qkv(projected).to(wide)
+        qkv = F.linear(projected, cell.block(0).get_parameter("qkv.weight")).to(wide)
         gates = projected.new_empty(*x.shape[:2], 0).to(wide)
         from_memory = memory.new_empty(0, cell.memory_size)
         if cell.gates:
@@ -137,6 +138,7 @@ class RelationalMemory(nn.Module):
             rectified=tuple(rectified for _, rectified in layers),
             dtype=autocast_dtype(x.device),
             keep=True,
+            alike=alike,
         )
         blocks = [
             window.Block(

@@ -27,7 +27,7 @@ def run(
     Args:
         setting: What a step does.
         x: The inputs' rows, ``[T, B, M]``.
-        qkv_x: Their projections by the first block, ``[T, B, F]``, with bias.
+        qkv_x: Their projections by the first block, ``[T, B, F]``, without bias.
         gates_x: Their part of the gates, ``[T, B, G]``, with all biases.
         memory: Before the first step, ``[B, S, M]``.
         weights: Of the recurrent part.
@@ -53,6 +53,7 @@ class _Sequence(torch.autograd.Function):
         weights = Weights.of(flat, setting.distinct)
         kept = buffers(setting, x, gates_x, memory, weights)
         forward(setting, x, qkv_x, gates_x, kept, weights)
+        ctx.set_materialize_grads(False)  # often only the last memory has a gradient
         if setting.keep:
             hidden = [x for block in kept.hidden for x in block]
             ctx.setting, ctx.count = setting, len(flat)
@@ -63,7 +64,7 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor, grad_memory: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor | None, grad_memory: Tensor | None) -> tuple[Tensor | None, ...]:
         setting: Setting = ctx.setting
         flat, saved = ctx.saved_tensors[: ctx.count], list(ctx.saved_tensors[ctx.count :])
         x, qkv_x, states, gates, *rest = saved

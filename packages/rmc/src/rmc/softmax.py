@@ -5,6 +5,7 @@ Shapes: N rows (time steps times batch), E features, V vocabulary.
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from rnncore.device import autocast_dtype
@@ -39,7 +40,12 @@ class FullSoftmax(nn.Module):
 
 
 class AdaptiveSoftmax(nn.Module):
-    """The adaptive softmax of Grave et al. 2016 (arXiv 1609.04309), as torch has it, over words sorted by frequency."""
+    """The adaptive softmax of Grave et al. 2016 (arXiv 1609.04309), over words sorted by frequency.
+
+    The parameters are those of torch's ``AdaptiveLogSoftmaxWithLoss``: a head over the most frequent words and one
+    class for each tail of others, and for each tail a product with few features and one with its words. The loss is
+    made of ordinary ones: the head's over all rows, and each tail's over the rows whose word lies in it.
+    """
 
     def __init__(self, vocabulary_size: int, features: int, cutoffs: Sequence[int]) -> None:
         """``cutoffs`` part the words, and must be below V; `usable_cutoffs` sees to that."""
@@ -47,18 +53,56 @@ class AdaptiveSoftmax(nn.Module):
         self.adaptive = nn.AdaptiveLogSoftmaxWithLoss(features, vocabulary_size, list(cutoffs))
 
     def loss(self, rows: Tensor, targets: Tensor) -> Tensor:
-        """The mean cross entropy of ``rows [N, E]`` in nats; ``targets [N]``."""
-        loss: Tensor = self.adaptive(rows, targets).loss
-        return loss
+        """The mean cross entropy of ``rows [N, E]`` in nats; ``targets [N]``.
 
+        A tail without targets has no gradient. On a GPU the host waits once, to learn how many rows each tail has.
+        """
+        dtype = autocast_dtype(rows.device)
+        parts = [
+            linear_cross_entropy(part.rows, part.weight, part.bias, part.targets, dtype) * len(part.targets)
+            for part in self._parts(rows, targets)
+        ]
+        return torch.stack(parts).sum() / len(targets)
+
+    @torch.no_grad()
     def loss_sum(self, rows: Tensor, targets: Tensor) -> Tensor:
-        """The summed cross entropy."""
-        found: Tensor = self.adaptive(rows, targets).output
-        return -found.sum()
+        """The summed cross entropy, without gradient."""
+        dtype = autocast_dtype(rows.device)
+        parts = [
+            cross_entropy_sum(part.rows, part.weight, part.bias, part.targets, dtype)
+            for part in self._parts(rows, targets)
+        ]
+        return torch.stack(parts).sum()
 
     def log_probabilities(self, rows: Tensor) -> Tensor:
         """``[N, V]``."""
         return self.adaptive.log_prob(rows)
+
+    def _parts(self, rows: Tensor, targets: Tensor) -> list["_Part"]:
+        """The softmaxes whose losses add up to the rows': the head, and the tails that have any."""
+        head, first = self.adaptive.head, self.adaptive.shortlist_size
+        starts = self.adaptive.cutoffs[:-1]  # the last one is V
+        tail = torch.stack([targets >= start for start in starts]).sum(0)  # 0 for a target in the head
+        counts = tail.bincount(minlength=len(starts) + 1).tolist()
+        members_of = torch.split(tail.argsort(stable=True), counts)[1:]
+        found = [_Part(rows, head.weight, head.bias, torch.where(tail > 0, first - 1 + tail, targets))]
+        for number, (start, members) in enumerate(zip(starts, members_of, strict=True)):
+            if len(members):
+                narrow = F.linear(rows[members], self._tail_weight(number, 0)).to(rows.dtype)
+                found.append(_Part(narrow, self._tail_weight(number, 1), None, targets[members] - start))
+        return found
+
+    def _tail_weight(self, number: int, layer: int) -> nn.Parameter:
+        return self.adaptive.get_parameter(f"tail.{number}.{layer}.weight")
+
+
+class _Part(NamedTuple):
+    """A linear decoder, what it decodes and the words that it should give."""
+
+    rows: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    targets: Tensor
 
 
 def usable_cutoffs(cutoffs: Sequence[int], vocabulary_size: int) -> list[int]:

@@ -14,7 +14,9 @@ from rmc.options import MEMORY, MemoryOptions, build_memory_model
         "rmc-train --data wikitext-2 --adaptivesoftmax --cutoffs 1000 5000 20000 --name adaptive",
         "rmc-train --variant sonnet --memslots 4 --headsize 48",
         "rmc-train --resume --name adaptive",
+        "torchrun --nproc_per_node 2 --no-python rmc-train --data wikitext-2 --threads 1",
     ],
+    parallel=True,
 )
 def main(options: MemoryOptions) -> None:
     """Train a language model whose recurrent layer is a relational memory. Losses are in nats per token."""

@@ -16,7 +16,9 @@ from rmc.options import RNN, RNNOptions, build_rnn_model
         "rmc-train-rnn --data wikitext-2 --model GRU --nlayers 2",
         "rmc-train-rnn --adaptivesoftmax --cutoffs 1000 5000 20000 --name adaptive",
         "rmc-train-rnn --resume --name adaptive",
+        "torchrun --nproc_per_node 2 --no-python rmc-train-rnn --data wikitext-2 --threads 1",
     ],
+    parallel=True,
 )
 def main(options: RNNOptions) -> None:
     """Train a language model of LSTM, GRU or plain recurrent layers. Losses are in nats per token."""

@@ -5,48 +5,48 @@ Shapes: T time steps, B batch.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Literal, TypeVar
 
 import torch
-from rnncore import checkpoint, device, report
+from rnncore import checkpoint, device
 from rnncore.atomic_file import require_folder_for
 from rnncore.corpus import Corpus
 from rnncore.datasets import locate, loss_unit
-from rnncore.divergence import numbered_step, require_finite_step
+from rnncore.distributed import CommonInterrupt, Ranks, processes
+from rnncore.divergence import require_finite_step
+from rnncore.epochs import finished, learning_rate, train_epoch
 from rnncore.errors import UserError
 from rnncore.evaluation import evaluate
 from rnncore.flags import to_dict
-from rnncore.interrupts import Interrupt, deferred_interrupt
-from rnncore.memory import keep_freed_memory
-from rnncore.resumption import open_resumed
+from rnncore.interrupts import deferred_interrupt
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
-from rnncore.run_state import keep_best, restore, save_all, save_last
+from rnncore.run_state import keep_best
+from rnncore.training_run import Resumed, draw_curves, ready, reopened
 from rnncore.vocabulary import Vocabulary
-from rnncore.windows import detach, window
+from rnncore.windows import detach
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rmc.language_model import LanguageModel
 from rmc.onnx_export import export, require_onnx
 from rmc.options import LanguageOptions, cutoffs_of, placed
-from rmc.run_state import Training
+from rmc.run_state import Training, restore, save
 
 EVAL_BATCH = 32
 #: Options that a resumed run may change.
 CHANGEABLE = {"data", "epochs", "log_interval", "checkpoint_interval", "cuda", "cudnn", "save", "name", "onnx_export"}
 
 Options = TypeVar("Options", bound=LanguageOptions)
-#: The directory and the checkpoint of a run to go on with.
-Resumed = tuple[RunDirectory, dict[str, Any]]
 
 
 def run(
     options: Options, command: str, build: Callable[[Options, int], LanguageModel], copy: Path | None = None
 ) -> None:
-    """What a training command does.
+    """What a training command does, in one process or in each of several.
 
     Args:
         options: Of the command.
@@ -54,27 +54,31 @@ def run(
         build: Makes the model from the options and the vocabulary's size.
         copy: A second file for the best model.
     """
-    resumed: Resumed | None = None
-    options = placed(options, command)
-    if options.resume is not None:
-        options, directory, saved = open_resumed(options, command, CHANGEABLE)
-        resumed = directory, saved
+    with processes() as ranks:
+        options, resumed = ranks.shared(lambda: _begun(options, command, copy))
+        place = ranks.device(ready(options, seed=options.seed, cuda=options.cuda))
+        with ranks.one_first():
+            corpus = _load_corpus(options, Vocabulary(resumed.saved["vocabulary"]) if resumed else None)
+        model = build(options, len(corpus.vocabulary)).to(place)
+        ranks.take_over(model)
+        ranks.seed(options.seed)
+        columns = {"train": options.batch_size, "valid": EVAL_BATCH, "test": EVAL_BATCH}
+        texts = {split: ranks.part(corpus.columns(split, count, place)) for split, count in columns.items()}
+        if not options.dry_run:
+            opened = under_way(options, command, corpus, texts, model, ranks=ranks, copy=copy, resumed=resumed)
+            with opened as (training, interrupt):
+                train(training, interrupt)
+        elif ranks.first:
+            print(describe(options, model), end="")
+
+
+def _begun(options: Options, command: str, copy: Path | None) -> tuple[Options, Resumed | None]:
+    """The options of the run, and what it goes on from. Raises UserError where it could not end well."""
+    options, resumed = reopened(placed(options, command), command, CHANGEABLE)
     require_onnx(options.onnx_export)
     if copy is not None:
         require_folder_for(copy, "--save")
-    keep_freed_memory()
-    device.set_threads(options.threads)
-    place = device.choose(options.device, cuda=options.cuda)
-    device.seed_everything(options.seed)
-    corpus = _load_corpus(options, Vocabulary(resumed[1]["vocabulary"]) if resumed else None)
-    model = build(options, len(corpus.vocabulary)).to(place)
-    columns = {"train": options.batch_size, "valid": EVAL_BATCH, "test": EVAL_BATCH}
-    texts = {split: corpus.columns(split, count, place) for split, count in columns.items()}
-    if options.dry_run:
-        print(describe(options, model), end="")
-        return
-    with under_way(options, command, corpus, texts, model, copy=copy, resumed=resumed) as (training, interrupt):
-        train(training, interrupt)
+    return options, resumed
 
 
 @contextmanager
@@ -85,22 +89,26 @@ def under_way(
     texts: dict[str, Tensor],
     model: LanguageModel,
     *,
+    ranks: Ranks,
     copy: Path | None,
     resumed: Resumed | None,
-) -> Iterator[tuple[Training, Interrupt]]:
+) -> Iterator[tuple[Training, CommonInterrupt]]:
     """Opens a run, new or resumed; at the end of the block tests the best model, or says how to go on after Ctrl-C."""
     if resumed is None:
-        directory = RunDirectory.create(
-            options.run_dir, command=command, config=to_dict(options), vocabulary=corpus.vocabulary
+        directory = ranks.shared(
+            lambda: RunDirectory.create(
+                options.run_dir, command=command, config=to_dict(options), vocabulary=corpus.vocabulary
+            )
         )
     else:
-        directory = resumed[0]
+        directory = resumed.directory
     unit = loss_unit("word", options.data)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
     with RunLog(directory, unit=unit, log_interval=options.log_interval, total_steps=options.max_steps or None) as log:
         training = Training(
             options=options,
             command=command,
+            ranks=ranks,
             device=texts["train"].device,
             vocabulary=corpus.vocabulary,
             texts=texts,
@@ -109,15 +117,18 @@ def under_way(
             schedule=ReduceLROnPlateau(optimizer, factor=0.5, patience=options.patience),
             run=directory,
             log=log,
-            state=model.initial_state(options.batch_size),
+            state=model.initial_state(texts["train"].shape[1]),
             copy=copy,
         )
         if resumed is None:
             log.say(f"{command} on {options.data}: {len(corpus.vocabulary):,} types, run directory {directory.path}")
             _tell_cutoffs(training)
+            if ranks.size > 1:
+                log.say(f"{ranks.size} processes share the {options.batch_size} columns of a batch")
         else:
-            restore(training, resumed[1])
-        with deferred_interrupt() as interrupt:
+            restore(training, resumed.saved)
+        with deferred_interrupt() as own:
+            interrupt = CommonInterrupt(own, ranks)
             yield training, interrupt
         if interrupt:
             log.say(f"stopped; to go on: {command} --resume {directory.path}")
@@ -128,45 +139,36 @@ def under_way(
         raise SystemExit(130)
 
 
-def train(training: Training, interrupt: Interrupt) -> None:
+def train(training: Training, interrupt: CommonInterrupt) -> None:
     """The epochs: windows one after the other, the state carried; validate, keep the best, halve the rate."""
-    options, log, text = training.options, training.log, training.texts["train"]
-    while not (training.finished or interrupt):
-        log.epoch(training.epoch, training.rows * options.batch_size, done=training.row * options.batch_size)
-        training.model.train()
-        stop = training.out_of_steps
-        while training.row < training.rows and not stop:
-            inputs, targets = window(text, training.row, min(options.bptt, training.rows - training.row))
-            with numbered_step(log, training.model, saved=training.run.last.exists()):
-                loss = _step(training, inputs, targets)
-            training.row += len(inputs)
-            log.step(loss, inputs.numel(), extra={"lr": training.rate} if log.due else None)
-            stop = bool(interrupt) or training.out_of_steps
-            if stop or log.global_step % options.checkpoint_interval == 0:
-                with log.outside_step():
-                    save_last(training)
-        if interrupt and training.row < training.rows:
+    options, log = training.options, training.log
+    step, length = partial(_step, training), partial(min, options.bptt)
+    save_now = partial(save, training, training.run.last)
+    while not (finished(training, options.epochs) or interrupt):
+        whole = train_epoch(training, training.texts["train"], interrupt, step, length, save_now)
+        if interrupt and not whole:
             return
         with log.outside_step():
-            whole = training.row == training.rows
             loss_valid, better = validate(training, regular=whole)
             if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
             _end_epoch(training, loss_valid, better)
+        interrupt.ask()
 
 
-def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
-    """One optimizer step on a window ``[T, B]``: the loss."""
+def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """One optimizer step on this process's columns of a window, ``[T, B]``: the loss of all columns, and the rate."""
     model, optimizer = training.model, training.optimizer
     optimizer.zero_grad()
     with device.autocast(training.device, training.options.amp):
         loss, state = model.loss(inputs, targets, training.state)
     loss.backward()  # type: ignore[no-untyped-call]
+    mean = training.ranks.average(loss.detach(), model, training.columns / training.options.batch_size)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.options.clip)
-    require_finite_step(loss.detach(), norm)
+    require_finite_step(mean, norm)
     optimizer.step()
     training.state = detach(state)
-    return loss.detach()
+    return mean, {"lr": learning_rate(optimizer)}
 
 
 def validate(training: Training, *, regular: bool = True) -> tuple[float, bool]:
@@ -174,20 +176,28 @@ def validate(training: Training, *, regular: bool = True) -> tuple[float, bool]:
 
     ``regular``: as of `rnncore.run_state.keep_best`; not after ``--max_steps`` inside an epoch.
     """
-    loss = evaluate(training.model, training.texts["valid"], training.options.amp)
-    training.log.evaluated("valid", loss)
-    return loss, keep_best(training, loss, training.copy, regular=regular)
+    loss = _evaluated(training, "valid")
+    better = training.ranks.shared(lambda: keep_best(training, loss, training.copy, regular=regular))
+    return loss, better
+
+
+def _evaluated(training: Training, split: Literal["valid", "test"]) -> float:
+    """The loss of a split in nats per token, each process computing that of its columns; told."""
+    text = training.texts[split]
+    loss = training.ranks.mean(evaluate(training.model, text, training.options.amp), text.shape[1])
+    training.log.evaluated(split, loss)
+    return loss
 
 
 def _end_epoch(training: Training, loss: float, better: bool) -> None:
     """Goes on to the next epoch, at a lower rate where the loss stalls, and saves."""
-    rate = training.rate
+    rate = learning_rate(training.optimizer)
     training.schedule.step(loss)
-    if training.rate < rate:
-        training.log.say(f"the validation loss stalls: learning rate {training.rate:g}")
+    if (lower := learning_rate(training.optimizer)) < rate:
+        training.log.say(f"the validation loss stalls: learning rate {lower:g}")
     training.epoch, training.row = training.epoch + 1, 0
-    training.state = training.model.initial_state(training.options.batch_size)
-    save_last(training)
+    training.state = training.model.initial_state(training.columns)
+    save(training, training.run.last)
     if better:
         _save_epoch(training)
 
@@ -195,21 +205,25 @@ def _end_epoch(training: Training, loss: float, better: bool) -> None:
 def _save_epoch(training: Training) -> None:
     """Write ``epoch<N>.pt`` for the epoch that has just ended, from which a run can go on, instead of earlier ones."""
     path = training.run.path / f"epoch{training.epoch - 1}.pt"
-    save_all(training, path, keep_previous=False)
+    save(training, path, keep_previous=False)
     for older in training.run.path.glob("epoch*.pt"):
-        if older != path:
+        if older != path and training.ranks.first:
             older.unlink(missing_ok=True)
 
 
 def _finish(training: Training) -> None:
     """Tests the best model, draws the curves, exports."""
     log, run, options = training.log, training.run, training.options
-    if run.best.exists():
-        training.model.load_state_dict(checkpoint.load(run.best, kind=training.command)["model"])
-    log.evaluated("test", evaluate(training.model, training.texts["test"], options.amp))
+    best = training.ranks.shared(
+        lambda: checkpoint.load(run.best, kind=training.command) if run.best.exists() else None
+    )
+    if best is not None:
+        training.model.load_state_dict(best["model"])
+    _evaluated(training, "test")
     log.end()
-    picture = run.path / "report.png"
-    report.plot([run.path], picture)
+    if not training.ranks.first:
+        return
+    picture = draw_curves(run)
     if options.onnx_export:
         export(training.model, Path(options.onnx_export))
         log.say(f"the best model as ONNX: {options.onnx_export}")

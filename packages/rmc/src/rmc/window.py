@@ -31,7 +31,8 @@ class Setting(NamedTuple):
     """What a step does; ``rectified`` says of each layer of the MLP whether a ReLU follows it.
 
     ``distinct`` is how many blocks have weights of their own; ``dtype`` what products are computed in, if not in the
-    weights' type; ``keep`` whether a gradient will be asked for.
+    weights' type; ``keep`` whether a gradient will be asked for; ``alike`` whether all items of the batch begin with
+    the same memory, of which no gradient is wanted.
     """
 
     heads: int
@@ -42,6 +43,7 @@ class Setting(NamedTuple):
     rectified: tuple[bool, ...]
     dtype: torch.dtype | None
     keep: bool
+    alike: bool
 
     def queries(self, block: int, slots: int) -> int:
         """Rows that a block computes: of the last one the input's is not used, but normalised with the others."""
@@ -117,24 +119,23 @@ def forward(setting: Setting, x: Tensor, qkv_x: Tensor, gates_x: Tensor, kept: K
     to_gates = StepLinear(weights.gates, rows, setting.dtype) if len(weights.gates) else None
     for t in range(len(x)):
         at = t if setting.keep else 0
-        rows_all, rows_m, rows_x, from_x = states[t], states[t], x[t], qkv_x[t]
+        before = states[0, :1] if setting.alike and t == 0 else states[t]  # one item stands for all
+        rows_all, rows_m, rows_x, from_x = before, states[t], x[t], qkv_x[t]
         for k in range(setting.blocks):
             block, product = weights.blocks[k % len(weights.blocks)], kept.projected[k][at]
-            product.copy_(block.bias)
-            to_qkv[k % len(to_qkv)].add_to(product.flatten(0, 1), rows_all.flatten(0, 1))
+            _product(to_qkv[k % len(to_qkv)], rows_all, product)
             qkv_m = product if k == 0 else product[:, :slots]
             y = kept.attended[k][at]
             step.attend_forward(
-                qkv_m, from_x if k == 0 else product[:, slots], block.gamma, block.beta, rows_m, rows_x,
+                qkv_m, from_x if k == 0 else product[:, slots], block.bias, block.gamma, block.beta, rows_m, rows_x,
                 block.attention_gamma, block.attention_beta, setting.heads, setting.key, setting.joint, y,
             )  # fmt: skip
             h = y
             for number, rectified in enumerate(setting.rectified):
-                result, before = kept.hidden[k][number][at], h
-                h = result.copy_(weights.layers[number % len(weights.layers)][1])
-                to_layer[number % len(to_layer)].add_to(h.view(-1, width), before.view(-1, width))
-                if rectified:
-                    h.relu_()
+                result, inputs = kept.hidden[k][number][at], h
+                h = result
+                to_layer[number % len(to_layer)].write(h.view(-1, width), inputs.view(-1, width))
+                step.rectify_forward(h, weights.layers[number % len(weights.layers)][1], rectified)
             norm = y, h, block.mlp_gamma, block.mlp_beta, setting.joint
             if k < setting.blocks - 1:
                 rows_all = kept.between[k][at]
@@ -142,6 +143,13 @@ def forward(setting: Setting, x: Tensor, qkv_x: Tensor, gates_x: Tensor, kept: K
                 rows_m, rows_x = rows_all[:, :slots], rows_all[:, slots]
         gates = kept.gates[at]
         if to_gates is not None:
-            gates.copy_(gates_x[t][:, None])
-            to_gates.add_to(gates.flatten(0, 1), states[t].tanh().flatten(0, 1))
-        step.gate_forward(*norm, gates, states[t], states[t + 1])
+            _product(to_gates, before.tanh(), gates)
+        step.gate_forward(*norm, gates, gates_x[t], states[t], states[t + 1])
+
+
+def _product(weight: StepLinear, rows: Tensor, result: Tensor) -> None:
+    """Writes the product of ``rows [B, ., .]``; of one item, for all that ``result`` has."""
+    if len(rows) == len(result):
+        weight.write(result.flatten(0, 1), rows.flatten(0, 1))
+    else:
+        result.copy_(weight(rows[0]))

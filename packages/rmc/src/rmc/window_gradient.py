@@ -15,7 +15,7 @@ from torch import Tensor
 from rmc import kernels
 from rmc.window import Kept, Setting, Weights
 
-#: Fewest rows of the products that give gradients by weights.
+#: Rows of the products that give gradients by weights, about.
 ROWS = 1024
 
 
@@ -31,22 +31,26 @@ class WindowGradient:
         self.by_gates_x = x.new_empty(steps, batch, kept.gates.shape[3])
         self.by_weights = Weights.of([torch.zeros_like(tensor) for tensor in weights.flat()], len(weights.blocks))
         self.projected, self.hidden = _few(kept.projected, self.chunk), [_few(x, self.chunk) for x in kept.hidden]
-        (self.gates,) = _few([kept.gates], self.chunk)
+        (self.gates,), self.above = _few([kept.gates], self.chunk), [torch.empty_like(y[0]) for y in kept.attended]
+        self.by_squashed = torch.empty_like(kept.states[0])
         rows = batch * (self.slots + 1)
         self.from_qkv = [StepLinear(block.qkv.t(), rows, setting.dtype) for block in weights.blocks]
         self.from_layer = [StepLinear(weight.t(), rows, setting.dtype) for weight, _ in weights.layers]
         self.from_gates = StepLinear(weights.gates.t(), rows, setting.dtype) if len(weights.gates) else None
 
-    def run(self, grad_output: Tensor, grad_memory: Tensor) -> Tensor:
-        """Fills ``by_x`` and the others; the gradient by the first memory."""
-        grad = grad_memory.contiguous().clone()
+    def run(self, grad_output: Tensor | None, grad_memory: Tensor | None) -> Tensor | None:
+        """Fills ``by_x`` and the others; the gradient by the first memory, where it is wanted."""
+        last = self.kept.states[-1]
+        grad = torch.zeros_like(last) if grad_memory is None else grad_memory.contiguous().clone()
         for stop in range(len(self.x), 0, -self.chunk):
             start = max(0, stop - self.chunk)
             squashed = self.kept.states[start:stop].tanh()
             for t in reversed(range(start, stop)):
-                grad = self._step(t, t - start, grad.add_(grad_output[t]), squashed[t - start])
-            self._weights(slice(start, stop), squashed)
-        return grad
+                if grad_output is not None:
+                    grad += grad_output[t]
+                grad = self._step(t, t - start, grad, squashed[t - start])
+            self._weights(start, squashed)
+        return None if self.setting.alike else grad
 
     def _step(self, t: int, at: int, grad: Tensor, squashed: Tensor) -> Tensor:
         """From the gradient by the memory after step t to that by the one before; ``at`` is its place in the chunk."""
@@ -59,75 +63,95 @@ class WindowGradient:
             norm = y, kept.hidden[k][-1][t], block.mlp_gamma, block.mlp_beta, setting.joint
             if k == setting.blocks - 1:
                 self.step.gate_backward(
-                    grad, *norm, kept.gates[t], kept.states[t], by_sum, self.gates[at], before, grads.mlp_gamma,
-                    grads.mlp_beta,
+                    grad, *norm, kept.gates[t], kept.states[t], by_sum, self.gates[at], self.by_gates_x[t], before,
+                    grads.mlp_gamma, grads.mlp_beta,
                 )  # fmt: skip
             else:
                 self.step.normalise_backward(above, *norm, by_sum, grads.mlp_gamma, grads.mlp_beta)
-            by_sum += self._mlp(k, t, at, by_sum)
-            above = self._attention(k, t, at, by_sum)
-        before += above
-        if self.from_gates is not None:
-            by_squashed = self.from_gates(self.gates[at].flatten(0, 1)).view_as(squashed)
-            before += torch.ops.aten.tanh_backward(by_squashed, squashed)
+            self._mlp(k, t, at, by_sum)
+            above = self._attention(k, t, at, by_sum, before)
+        if self.from_gates is not None and not self._begins(t):
+            self.from_gates.write(self.by_squashed.flatten(0, 1), self.gates[at].flatten(0, 1))
+            before += torch.ops.aten.tanh_backward(self.by_squashed, squashed)
         return before
 
-    def _mlp(self, k: int, t: int, at: int, grad: Tensor) -> Tensor:
-        """From the gradient by the MLP's result to that by its input."""
-        for number in reversed(range(len(self.setting.rectified))):
-            result = self.hidden[k][number][at]
-            if self.setting.rectified[number]:
-                torch.ops.aten.threshold_backward.grad_input(grad, self.kept.hidden[k][number][t], 0, grad_input=result)
-            else:
-                result.copy_(grad)
-            grad = self.from_layer[number % len(self.from_layer)](result.flatten(0, 1)).view_as(result)
-        return grad
+    def _begins(self, step: int) -> bool:
+        """Whether all items have the same memory before a step, and no gradient by it is wanted."""
+        return self.setting.alike and step == 0
 
-    def _attention(self, k: int, t: int, at: int, grad: Tensor) -> Tensor:
-        """From the gradient by what a block's attention gave to that by its rows: the memory's, or those between."""
+    def _mlp(self, k: int, t: int, at: int, grad: Tensor) -> None:
+        """Adds to the gradient by the MLP's result, which is that by the sum after it, the one by its input."""
+        above, count = grad, len(self.from_layer)
+        for number in reversed(range(len(self.setting.rectified))):
+            result, (_, by_bias) = self.hidden[k][number][at], self.by_weights.layers[number % count]
+            rectified = self.setting.rectified[number]
+            self.step.rectify_backward(above, self.kept.hidden[k][number][t], rectified, result, by_bias)
+            rows = result.flatten(0, 1)
+            if number:
+                above = self.above[k]
+                self.from_layer[number % count].write(above.flatten(0, 1), rows)
+            else:
+                self.from_layer[0].add_to(grad.flatten(0, 1), rows)
+
+    def _attention(self, k: int, t: int, at: int, grad: Tensor, before: Tensor) -> Tensor:
+        """From the gradient by what a block's attention gave to that by the rows between blocks.
+
+        In the first block the rows are the memory, whose gradient is added to ``before``.
+        """
         slots, kept, setting = self.slots, self.kept, self.setting
         block, grads = (each.blocks[k % len(each.blocks)] for each in (self.weights, self.by_weights))
         product, by_product = kept.projected[k][t], self.projected[k][at]
         if k == 0:
-            rows = kept.states[t]
-            by_rows = torch.empty_like(rows)
+            by_rows = before
             inputs, results = (product, self.qkv_x[t]), (by_product, self.by_qkv_x[t], by_rows, self.by_x[t])
-            pair = rows, self.x[t]
+            pair = kept.states[t], self.x[t]
         else:
             rows = kept.between[k - 1][t]
-            by_rows = torch.empty_like(rows)
+            by_rows = torch.zeros_like(rows)
             inputs, pair = (product[:, :slots], product[:, slots]), (rows[:, :slots], rows[:, slots])
             results = by_product[:, :slots], by_product[:, slots], by_rows[:, :slots], by_rows[:, slots]
         self.step.attend_backward(
-            grad, *inputs, block.gamma, block.beta, *pair, block.attention_gamma, block.attention_beta, setting.heads,
-            setting.key, setting.joint, *results, grads.gamma, grads.beta, grads.attention_gamma, grads.attention_beta,
+            grad, *inputs, block.bias, block.gamma, block.beta, *pair, block.attention_gamma, block.attention_beta,
+            setting.heads, setting.key, setting.joint, *results, grads.bias, grads.gamma, grads.beta,
+            grads.attention_gamma, grads.attention_beta,
         )  # fmt: skip
-        self.from_qkv[k % len(self.from_qkv)].add_to(by_rows.flatten(0, 1), by_product.flatten(0, 1))
+        if k or not self._begins(t):
+            self.from_qkv[k % len(self.from_qkv)].add_to(by_rows.flatten(0, 1), by_product.flatten(0, 1))
         return by_rows
 
-    def _weights(self, steps: slice, squashed: Tensor) -> None:
-        """Adds the gradients by weights of the steps of a chunk."""
+    def _weights(self, start: int, squashed: Tensor) -> None:
+        """Adds the gradients by weights of the steps of a chunk, the first of which is ``start``."""
         count, kept, by = len(squashed), self.kept, self.by_weights
+        steps = slice(start, start + count)
         for k in range(self.setting.blocks):
-            rows = kept.states[steps] if k == 0 else kept.between[k - 1][steps]
             block = by.blocks[k % len(by.blocks)]
-            self._add(block.qkv, block.bias, self.projected[k][:count], rows)
+            if k == 0:
+                self._add_of_memory(block.qkv, self.projected[0][:count], kept.states[steps], start)
+            else:
+                self._add(block.qkv, self.projected[k][:count], kept.between[k - 1][steps])
             for number, hidden in enumerate(self.hidden[k]):
                 before = kept.hidden[k][number - 1][steps] if number else kept.attended[k][steps]
-                self._add(*by.layers[number % len(by.layers)], hidden[:count], before)
+                self._add(by.layers[number % len(by.layers)][0], hidden[:count], before)
         if self.from_gates is not None:
-            self._add(by.gates, None, self.gates[:count], squashed)
-        by_gates = self.gates[:count]
-        self.by_gates_x[steps] = by_gates[:, :, 0] if self.slots == 1 else by_gates.sum(2)
+            self._add_of_memory(by.gates, self.gates[:count], squashed, start)
 
-    def _add(self, by_weight: Tensor, by_bias: Tensor | None, grad: Tensor, inputs: Tensor) -> None:
-        rows, columns = grad.flatten(0, 2), inputs.flatten(0, 2)
-        if by_bias is not None:
-            by_bias.addmv_(rows.t(), rows.new_ones(len(rows)))  # several times as fast as a sum over rows
-        if self.setting.dtype is None:
-            by_weight.addmm_(rows.t(), columns)
-        else:
-            by_weight += rows.t().to(self.setting.dtype) @ columns.to(self.setting.dtype)
+    def _add_of_memory(self, by_weight: Tensor, grad: Tensor, inputs: Tensor, start: int) -> None:
+        """`_add` for what comes from the memory: the same for all items where they begin alike."""
+        if self._begins(start):
+            by_weight.addmm_(grad[0].sum(0).t(), inputs[0, 0])
+            grad, inputs = grad[1:], inputs[1:]
+        self._add(by_weight, grad, inputs)
+
+    def _add(self, by_weight: Tensor, grad: Tensor, inputs: Tensor) -> None:
+        if self.setting.dtype is not None:
+            grad, inputs = grad.to(self.setting.dtype), inputs.to(self.setting.dtype)
+        # Longer sums are slower: they leave the cache.
+        pairs = (torch.split(each.flatten(0, 2), ROWS) for each in (grad, inputs))
+        for rows, columns in zip(*pairs, strict=True):
+            if grad.dtype == by_weight.dtype:
+                by_weight.addmm_(rows.t(), columns)
+            else:
+                by_weight += rows.t() @ columns
 
 
 def _few(tensors: Sequence[Tensor], steps: int) -> list[Tensor]:

@@ -1,27 +1,22 @@
 """What the three training commands do around the epochs: a run's beginning and end, and what ``--dry_run`` prints."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from rnncore import checkpoint, device, report
 from rnncore.asgd import NonMonotone
 from rnncore.atomic_file import require_folder_for
 from rnncore.corpus import Corpus
 from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import loss_unit
 from rnncore.evaluation import evaluate
-from rnncore.flags import to_dict
-from rnncore.interrupts import Interrupt, deferred_interrupt
-from rnncore.memory import keep_freed_memory
-from rnncore.resumption import open_resumed
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
 from rnncore.run_state import copy_best, restore
+from rnncore.training_run import draw_curves, load_best, ready, reopened, under_way
 from rnncore.vocabulary import Vocabulary
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -43,8 +38,6 @@ from selfish.training import train
 CHANGEABLE = {"data", "epochs", "log_interval", "checkpoint_interval", "cuda", "save", "continue_train"}
 
 Options = TypeVar("Options", bound=LanguageOptions)
-#: The directory and the checkpoint of a run to go on with.
-Resumed = tuple[RunDirectory, dict[str, Any]]
 
 
 def run(options: Options, command: str, recipe_of: Callable[[Options], Recipe]) -> None:
@@ -55,18 +48,12 @@ def run(options: Options, command: str, recipe_of: Callable[[Options], Recipe]) 
         command: Its name.
         recipe_of: What it does differently from the others.
     """
-    resumed: Resumed | None = None
-    if options.resume is not None:
-        options, directory, saved = open_resumed(options, command, CHANGEABLE)
-        resumed = directory, saved
+    options, resumed = reopened(options, command, CHANGEABLE)
     recipe = recipe_of(options)
     if recipe.copy is not None:
         require_folder_for(recipe.copy, "--save")
-    keep_freed_memory()
-    device.set_threads(options.threads)
-    place = device.choose(options.device, cuda=options.cuda)
-    device.seed_everything(options.seed)
-    corpus = load_corpus(options, Vocabulary(resumed[1]["vocabulary"]) if resumed else None)
+    place = ready(options, seed=options.seed, cuda=options.cuda)
+    corpus = load_corpus(options, Vocabulary(resumed.saved["vocabulary"]) if resumed else None)
     if options.evaluate:
         _evaluate_saved(options, command, recipe, corpus, place)
         return
@@ -76,7 +63,21 @@ def run(options: Options, command: str, recipe_of: Callable[[Options], Recipe]) 
     if options.dry_run:
         print(describe(options, model) + _comment(model, masking), end="")
         return
-    with _under_way(options, command, recipe, corpus, texts, model, masking, resumed) as (training, interrupt):
+    kind = "dense" if masking is None else f"sparse, density {masking.density:.4f}"
+    with under_way(
+        options,
+        command,
+        lambda directory, log: _prepared(
+            options, command, recipe, corpus.vocabulary, texts, model, masking, directory, log
+        ),
+        resumed=resumed,
+        title=f"{_flops(model, masking)}\n{command} on {options.data}: {kind}",
+        finish=_finish,
+        log_interval=options.log_interval,
+        unit=loss_unit(options.level, options.data),
+        vocabulary=corpus.vocabulary,
+        restored=_restored,
+    ) as (training, interrupt):
         train(training, interrupt)
 
 
@@ -126,44 +127,10 @@ def _comment(model: Model, masking: Masking | None) -> str:
     return "".join(f"# {line}\n" for line in [*lines, str(_flops(model, masking))])
 
 
-@contextmanager
-def _under_way(
-    options: LanguageOptions,
-    command: str,
-    recipe: Recipe,
-    corpus: Corpus,
-    texts: dict[str, Tensor],
-    model: Model,
-    masking: Masking | None,
-    resumed: Resumed | None,
-) -> Iterator[tuple[Training, Interrupt]]:
-    """Opens a run, new or resumed; at the end of the block tests the best model, or says how to go on after Ctrl-C."""
-    if resumed is None:
-        directory = RunDirectory.create(
-            options.run_dir, command=command, config=to_dict(options), vocabulary=corpus.vocabulary
-        )
-    else:
-        directory = resumed[0]
-    unit = loss_unit(options.level, options.data)
-    with RunLog(directory, unit=unit, log_interval=options.log_interval, total_steps=options.max_steps or None) as log:
-        training = _prepared(options, command, recipe, corpus.vocabulary, texts, model, masking, directory, log)
-        if resumed is None:
-            kind = "dense" if masking is None else f"sparse, density {masking.density:.4f}"
-            log.say(f"{command} on {options.data}: {kind}, run directory {directory.path}")
-            log.say(str(_flops(model, masking)))
-        else:
-            restore(training, resumed[1])
-            restore_gradients(training, resumed[1]["gradients"])
-            copy_best(training, resumed[1], recipe.copy)
-        with deferred_interrupt() as interrupt:
-            yield training, interrupt
-        if interrupt:
-            log.say(f"stopped; to go on: {command} --resume {directory.path}")
-        else:
-            _finish(training)
-    directory.close()
-    if interrupt:
-        raise SystemExit(130)
+def _restored(training: Training, saved: Mapping[str, Any]) -> None:
+    restore(training, saved)
+    restore_gradients(training, saved["gradients"])
+    copy_best(training, saved, training.recipe.copy)
 
 
 def _prepared(
@@ -223,16 +190,14 @@ def _optimizer(options: LanguageOptions, model: Model) -> torch.optim.Optimizer:
 
 def _finish(training: Training) -> None:
     """Tests the best model and draws the curves, and of a sparse one the masks."""
-    log, path, masking, best = training.log, training.run.path, training.masking, training.run.best
-    if best.exists():
-        training.model.load_state_dict(checkpoint.load(best, kind=training.command)["model"])
+    log, path, masking = training.log, training.run.path, training.masking
+    load_best(training)
     log.evaluated("test", evaluate(training.model, training.texts["test"], training.options.amp))
     log.say(str(_flops(training.model, masking)))
     log.end()
-    report.plot([path], path / "report.png")
-    pictures = "report.png"
+    pictures = draw_curves(training.run).name
     if masking is not None:
         draw_densities(masking.history, path / "densities.png")
         draw_overlap(masking.history, path / "overlap.png")
         pictures += ", densities.png, overlap.png"
-    log.say(f"run directory {path} | pictures {pictures} | best model {training.recipe.copy or best}")
+    log.say(f"run directory {path} | pictures {pictures} | best model {training.recipe.copy or training.run.best}")

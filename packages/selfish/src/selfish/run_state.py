@@ -84,30 +84,14 @@ class Training:
             found["masking"] = self.masking
         return found | {"averages": self.averages, "trigger": self.trigger, "lengths": GeneratorState(self.lengths)}
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of a window of ``--bptt`` steps."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    @property
-    def rows(self) -> int:
-        """Time steps of an epoch."""
-        return len(self.texts["train"]) - 1
-
-    @property
-    def out_of_steps(self) -> bool:
-        """Whether ``--max_steps`` steps are done."""
-        return 0 < self.options.max_steps <= self.log.global_step
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs or steps are done and evaluated."""
-        return self.epoch > self.options.epochs or (self.out_of_steps and self.row == 0)
-
 
 def gradients_to_save(training: Training) -> dict[str, Tensor]:
     """Those of the last step, where masks are yet to grow by them."""
-    if training.masking is None or training.options.growth != "gradient" or training.row < training.rows:
+    if (
+        training.masking is None
+        or training.options.growth != "gradient"
+        or training.row < len(training.texts["train"]) - 1
+    ):
         return {}
     named = training.model.named_parameters()
     return {name: parameter.grad for name, parameter in named if parameter.grad is not None}

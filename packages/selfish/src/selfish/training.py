@@ -3,14 +3,16 @@
 Shapes: T time steps, B batch.
 """
 
+from functools import partial
+
 import torch
-from rnncore import device
 from rnncore.asgd import scaled_lr
-from rnncore.divergence import numbered_step, require_finite_step
+from rnncore.divergence import require_finite_step
+from rnncore.epochs import finished, learning_rate, length_multiple, train_epoch
 from rnncore.evaluation import evaluate
 from rnncore.interrupts import Interrupt
 from rnncore.run_state import keep_best, save_last
-from rnncore.windows import random_length, window
+from rnncore.windows import random_length
 from torch import Tensor
 
 from selfish.gradient import loss_and_gradient
@@ -23,25 +25,13 @@ def train(training: Training, interrupt: Interrupt) -> None:
     SGD goes over to averages when the validation loss stalls; masks go on evolving, and weights that grow then begin
     averages of their own.
     """
-    options, log, text = training.options, training.log, training.texts["train"]
-    while not (training.finished or interrupt):
-        log.epoch(training.epoch, training.rows * options.batch_size, done=training.row * options.batch_size)
-        training.model.train()
-        stop = training.out_of_steps
-        while training.row < training.rows and not stop:
-            inputs, targets = window(text, training.row, _window_length(training))
-            with numbered_step(log, training.model, saved=training.run.last.exists()):
-                loss = _step(training, inputs, targets)
-            training.row += len(inputs)
-            log.step(loss, inputs.numel(), extra={"lr": training.rate * _scale(training, inputs)} if log.due else None)
-            stop = bool(interrupt) or training.out_of_steps
-            if stop or log.global_step % options.checkpoint_interval == 0:
-                with log.outside_step():
-                    save_last(training, {"gradients": gradients_to_save(training)})
-        if interrupt and training.row < training.rows:
+    log, text = training.log, training.texts["train"]
+    step, length, save = partial(_step, training), partial(_length, training), partial(_save, training)
+    while not (finished(training, training.options.epochs) or interrupt):
+        whole = train_epoch(training, text, interrupt, step, length, save)
+        if interrupt and not whole:
             return
         with log.outside_step():
-            whole = training.row == training.rows
             loss_valid = validate(training, regular=whole)
             if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
@@ -49,17 +39,22 @@ def train(training: Training, interrupt: Interrupt) -> None:
             if training.masking is not None and not began:
                 evolve(training)
             training.epoch, training.row = training.epoch + 1, 0
-            training.state = training.model.initial_state(options.batch_size)
+            training.state = training.model.initial_state(training.options.batch_size)
             save_last(training, {"gradients": {}})
 
 
-def _window_length(training: Training) -> int:
-    options, recipe, left = training.options, training.recipe, training.rows - training.row
+def _save(training: Training) -> None:
+    save_last(training, {"gradients": gradients_to_save(training)})
+
+
+def _length(training: Training, left: int) -> int:
+    """Of the next window, of at most ``left`` steps."""
+    options, recipe = training.options, training.recipe
     if not recipe.random:
         return min(options.bptt, left)
     longest = left if recipe.longest is None else min(recipe.longest, left)
-    costly = training.graph is not None or device.keeps_memory_of_shapes(training.device, options.amp)
-    return random_length(options.bptt, training.lengths, longest, 5 if costly else 1)
+    multiple = length_multiple(training, graphed=training.graph is not None)
+    return random_length(options.bptt, training.lengths, longest, multiple)
 
 
 def _scale(training: Training, inputs: Tensor) -> float:
@@ -67,8 +62,8 @@ def _scale(training: Training, inputs: Tensor) -> float:
     return len(inputs) / training.options.bptt if training.recipe.random else 1.0
 
 
-def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
-    """One optimizer step on a window ``[T, B]``: the loss. Dead weights stay 0."""
+def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """One optimizer step on a window ``[T, B]``: the loss, and the rate. Dead weights stay 0."""
     options, recipe, model, optimizer = training.options, training.recipe, training.model, training.optimizer
     optimizer.zero_grad()
     loss: Tensor
@@ -88,11 +83,12 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> Tensor:
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
     require_finite_step(loss, norm)
     with scaled_lr(optimizer, _scale(training, inputs)):
+        rate = learning_rate(optimizer)
         optimizer.step()
     if training.masking is not None:
         training.masking.after_step(optimizer)
     training.averages.update()
-    return loss
+    return loss, {"lr": rate}
 
 
 def validate(training: Training, *, regular: bool = True) -> float:
@@ -111,10 +107,10 @@ def _after_validation(training: Training, loss: float) -> bool:
     """What a loss that stalls brings about; whether averages began now. The masks then stay as they are once."""
     log, averages = training.log, training.averages
     if training.schedule is not None:
-        rate = training.rate
+        rate = learning_rate(training.optimizer)
         training.schedule.step(loss)
-        if training.rate < rate:
-            log.say(f"the validation loss stalls: learning rate {training.rate:g}")
+        if (lower := learning_rate(training.optimizer)) < rate:
+            log.say(f"the validation loss stalls: learning rate {lower:g}")
     elif averages.active:
         if training.epoch in training.recipe.restarts:
             averages.start()

@@ -18,7 +18,8 @@ class Gate:
     """A gating mechanism.
 
     ``start``: what the forget gate's bias is at the beginning, a constant, or drawn by the rules of
-    `urlstm.initialisation`; ``unit``: which equations (`urlstm.equations`), where ``torch`` means torch's own layer.
+    `urlstm.initialisation`; ``unit``: which equations (`urlstm.equations`), where ``torch`` means those of torch's own
+    layer.
     """
 
     blocks: tuple[str, ...]

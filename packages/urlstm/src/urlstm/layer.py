@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from rnncore import lstm, lstm_steps
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
@@ -90,11 +91,18 @@ class GatedRNN(nn.Module):
         else:
             check_state(hx, sequences, len(self.suffixes), self.hidden_size)
             state = sequences.sorted_state(hx)
-        if self.mechanism.unit == "torch":
+        if self.mechanism.unit == "torch" and not self._in_core(sequences):
             flat, last = self._run_torch(sequences, state)
         else:
             flat, last = self._run_layers(sequences.flat.to(dtype), tuple(p.to(dtype) for p in state), sequences.rows)
         return sequences.output(flat), sequences.user_state(last)
+
+    def _in_core(self, sequences: Sequences) -> bool:
+        """Whether the core's LSTM stands in for torch's, which is slower where there are native kernels."""
+        weight = self.get_parameter(f"weight_hh{self.suffixes[0]}")
+        if self.parts == 1 or sequences.packed is not None or not lstm.pays(weight, len(sequences.rows)):
+            return False
+        return lstm_steps.operators(weight.device) is not lstm_steps.EAGER
 
     def _run_torch(self, sequences: Sequences, state: State) -> tuple[Tensor, State]:
         """By torch's own layer: outputs ``[N, D H]`` and last state, each ``[L D, B, H]``."""
@@ -110,26 +118,26 @@ class GatedRNN(nn.Module):
         return output, tuple(last)
 
     def _run_layers(self, x: Tensor, state: State, rows: list[int]) -> tuple[Tensor, State]:
-        """By `urlstm.sequence`: as `_run_torch`, from inputs ``[N, I]``."""
+        """By `urlstm.sequence`, layer by layer: as `_run_torch`, from inputs ``[N, I]``."""
         ends: list[State] = []
         for number in range(self.num_layers):
             outputs = []
             for suffix in self.suffixes[len(ends) : len(ends) + (2 if self.bidirectional else 1)]:
-                output, *last = sequence.run(
-                    self.mechanism.unit,
-                    x,
-                    state[0][len(ends)],
-                    state[1][len(ends)] if self.parts == 2 else None,
-                    sequence_weights(self, suffix, gru=self.parts == 1),
-                    rows,
-                    reverse=suffix.endswith("_reverse"),
-                )
+                output, *last = self._run_direction(suffix, x, tuple(part[len(ends)] for part in state), rows)
                 outputs.append(output)
                 ends.append(tuple(last[: self.parts]))
             x = torch.cat(outputs, dim=1) if self.bidirectional else outputs[0]
             if number < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
         return x, tuple(torch.stack([end[part] for end in ends]) for part in range(self.parts))
+
+    def _run_direction(self, suffix: str, x: Tensor, state: State, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `urlstm.sequence.run`."""
+        unit, reverse = self.mechanism.unit, suffix.endswith("_reverse")
+        if unit == "torch":
+            return sequence.run_lstm(x, state[0], state[1], torch_weights(self, suffix), rows, reverse=reverse)
+        weights = sequence_weights(self, suffix, gru=self.parts == 1)
+        return sequence.run(unit, x, state[0], state[1] if self.parts == 2 else None, weights, rows, reverse=reverse)
 
     def gate_activations(self, input: Tensor, state: Any = None) -> dict[str, Tensor]:
         """What the gates do on an input, for a look at their distribution; nothing is recorded for gradients.
@@ -157,8 +165,8 @@ class URLSTM(GatedRNN):
 
     ``gate``: ``lstm``; ``c-lstm`` (chrono initialisation), ``u-lstm`` (uniform gate initialisation), ``r-lstm`` (refine
     gate), ``ur-lstm`` (both), ``o-lstm`` (ordered neurons: master gates by cumulative softmax, one per unit),
-    ``or-lstm`` (a forget gate by cumulative softmax, with refine gate). The first three are torch's own layer with
-    other biases.
+    ``or-lstm`` (a forget gate by cumulative softmax, with refine gate). The first three compute what torch's own layer
+    does, with other biases; on CPU by `rnncore.lstm`, which is faster.
 
     Parameters of layer k: ``weight_ih_l{k} [K H, I]``, ``weight_hh_l{k} [K H, H]``, ``bias_ih_l{k}`` and
     ``bias_hh_l{k}`` ``[K H]``, and the same with ``_reverse``; the order of the blocks is in `urlstm.gates`.
@@ -222,7 +230,8 @@ class URLSTM(GatedRNN):
 
         Returns:
             The last layer's outputs ``[T, B, D H]``, in the form of the input, and the last hidden state and cell.
-            Under autocast torch's own layer gives them in autocast's type, the others in that of the weights.
+            Under autocast they are of the weights' type, but of autocast's where torch's own layer runs: with the
+            first three gates on a GPU or for a ``PackedSequence``.
 
         Raises:
             RuntimeError, ValueError: As ``torch.nn.LSTM``.

@@ -40,12 +40,3 @@ class Training:
     def parts(self) -> dict[str, Stateful]:
         """What else changes while it goes on."""
         return {"optimizer": self.optimizer}
-
-    @property
-    def out_of_steps(self) -> bool:
-        """Whether ``--max_steps`` steps are done."""
-        return 0 < self.options.max_steps <= self.log.global_step
-
-    def finished(self, epochs: int) -> bool:
-        """Whether so many epochs, or ``--max_steps`` steps, are done and evaluated."""
-        return self.epoch > epochs or (self.out_of_steps and self.row == 0)

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 from rnncore.device import autocast_dtype
+from rnncore.lstm import lstm_sequence
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from urlstm import kernels
 from urlstm.gates import Unit
+
+#: Fewest units of an LSTM for which mixed precision is the faster.
+NARROW_UNITS = 512
 
 
 class Weights(NamedTuple):
@@ -53,6 +57,20 @@ def run(
     with torch.autocast(x.device.type, enabled=False):
         results: tuple[Tensor, Tensor, Tensor] = _Sequence.apply(setting, x, h0, cell, *weights)  # type: ignore[no-untyped-call]
     return results
+
+
+def run_lstm(
+    x: Tensor, h0: Tensor, c0: Tensor, weights: list[Tensor], rows: list[int], *, reverse: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `run`, by the core's LSTM with the weights of torch's; every time step has as many rows.
+
+    With few units products are not in autocast's type: its steps would cost more than its products save.
+    """
+    x = x.reshape(len(rows), rows[0], x.shape[1])
+    bias_ih, bias_hh = weights[2:] or (None, None)
+    dtype = autocast_dtype(x.device) if h0.shape[1] >= NARROW_UNITS else None
+    output, h, c = lstm_sequence(x.flip(0) if reverse else x, h0, c0, weights[0], weights[1], bias_ih, bias_hh, dtype)
+    return (output.flip(0) if reverse else output).flatten(0, 1), h, c
 
 
 class _Sequence(torch.autograd.Function):

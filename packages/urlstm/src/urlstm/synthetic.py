@@ -3,47 +3,87 @@
 Every step trains on sequences that were never seen before, so the training loss is one of new data, too.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
+import torch
+from rnncore.divergence import numbered_step
 from rnncore.interrupts import Interrupt
 from rnncore.run_state import save_last
-from torch import Tensor
+from rnncore.training_run import Resumed
+from torch import Tensor, nn
 
-from urlstm.options import SyntheticOptions
+from urlstm.options import AddingOptions, CopyOptions
+from urlstm.random_streams import Purpose
 from urlstm.run_state import Training
-from urlstm.training import Evaluation, optimizer_step, validated
+from urlstm.training import Evaluation, optimizer_step, under_way, validated
 
 #: Sequences of a validation, and of the test.
 VALID_SEQUENCES, TEST_SEQUENCES = 200, 1000
 
+Options = AddingOptions | CopyOptions
 
-def train(
-    training: Training,
-    options: SyntheticOptions,
-    interrupt: Interrupt,
+
+class Task(Protocol):
+    """What there is to learn."""
+
+    def loss(self, number: int) -> Tensor:
+        """Of the sequences of a step, which are a function of its number, from 0."""
+
+    def evaluate(self, training: Training, purpose: Purpose, sequences: int) -> Evaluation:
+        """On so many sequences that are not trained on."""
+
+
+def run(
+    options: Options,
+    command: str,
+    place: torch.device,
+    model: nn.Module,
+    recurrent: nn.Module,
+    task: Task,
     *,
-    n_steps: int,
+    resumed: Resumed | None,
+    title: str,
     tokens: int,
-    loss_of_step: Callable[[int], Tensor],
-    validate: Callable[[], Evaluation],
+    baseline: float,
 ) -> None:
-    """Trains until ``n_steps``, ``--max_steps`` or Ctrl-C; validates and saves on the way.
+    """Trains on a task, and tests.
 
     Args:
-        training: The run.
         options: Of the command.
-        interrupt: Whether to stop.
-        n_steps: Optimizer steps of the whole run.
-        tokens: Time steps that one optimizer step trains on, for the log.
-        loss_of_step: The loss of new sequences, which are a function of the step's number, from 0.
-        validate: The evaluation of the validation set.
+        command: Its name.
+        place: The device that ``model`` is on.
+        model: What is trained.
+        recurrent: Its gated layer.
+        task: What it learns.
+        resumed: The run to go on with.
+        title: What the console says of the task.
+        tokens: Time steps of a sequence that the loss counts.
+        baseline: The loss of who only guesses.
     """
+
+    def test(training: Training) -> Evaluation:
+        found = task.evaluate(training, Purpose.TEST, TEST_SEQUENCES)
+        return found._replace(extra={**found.extra, "baseline": baseline})
+
+    last = min(options.n_steps, options.max_steps or options.n_steps)
+    with under_way(
+        options, command, place, model, recurrent, resumed=resumed, title=title, test=test, total_steps=last
+    ) as (training, interrupt):
+        _train(training, options, interrupt, last, tokens * options.batch_size, task)
+
+
+def _train(training: Training, options: Options, interrupt: Interrupt, last: int, tokens: int, task: Task) -> None:
+    """Trains to step ``last``, or until Ctrl-C; validates and saves on the way. A step counts ``tokens``."""
     log = training.log
-    last = min(n_steps, options.max_steps or n_steps)
-    log.epoch(1, n_steps * tokens, done=log.global_step * tokens)
+
+    def validate() -> Evaluation:
+        return task.evaluate(training, Purpose.VALID, VALID_SEQUENCES)
+
+    log.epoch(1, options.n_steps * tokens, done=log.global_step * tokens)
     training.model.train()
     while log.global_step < last and not interrupt:
-        loss = optimizer_step(training, lambda: loss_of_step(log.global_step))
+        with numbered_step(log, training.model, saved=training.run.last.exists()):
+            loss = optimizer_step(training, lambda: task.loss(log.global_step))
         log.step(loss, tokens)
         with log.outside_step():
             if log.global_step % options.valid_interval == 0:

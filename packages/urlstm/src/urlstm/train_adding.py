@@ -1,19 +1,19 @@
 """``urlstm-adding``: the adding task (section 4.1 of the paper). The loop is in `urlstm.synthetic`."""
 
 import torch
-from rnncore import device
 from rnncore.flags import command
 from rnncore.run_options import describe
+from rnncore.training_run import ready, reopened
 from torch import Tensor
 from torch.nn import functional as F
 
+from urlstm import synthetic
 from urlstm.adding import GUESS_LOSS, adding_batch
 from urlstm.models import AddingModel
-from urlstm.options import ADDING, CONFIGURATIONS, AddingOptions
+from urlstm.options import ADDING, CHANGEABLE, CONFIGURATIONS, AddingOptions
 from urlstm.random_streams import Purpose, stream
 from urlstm.run_state import Training
-from urlstm.synthetic import TEST_SEQUENCES, VALID_SEQUENCES, batches, train
-from urlstm.training import Evaluation, begin, evaluating, finish, under_way
+from urlstm.training import Evaluation, evaluating
 
 
 @command(
@@ -37,35 +37,24 @@ def main(options: AddingOptions) -> None:
 
 def run(options: AddingOptions) -> None:
     """What the command does."""
-    options, place, resumed = begin(options, ADDING)
-    device.seed_everything(options.seed)
+    options, resumed = reopened(options, ADDING, CHANGEABLE)
+    place = ready(options, seed=options.seed)
     model = build_model(options).to(place)
     if options.dry_run:
         print(describe(options, model), end="")
         return
-
-    def loss_of_step(number: int) -> Tensor:
-        inputs, targets = _batch(options, Purpose.TRAIN, number, options.batch_size, place)
-        return F.mse_loss(model(inputs), targets)
-
-    title = f"adding over {options.seq_length} steps (guessing the mean costs {GUESS_LOSS:.4f})"
-    limit = min(options.n_steps, options.max_steps or options.n_steps)
-    with under_way(options, ADDING, place, model, model.recurrent, resumed=resumed, title=title, total_steps=limit) as (
-        training,
-        interrupt,
-    ):
-        train(
-            training,
-            options,
-            interrupt,
-            n_steps=options.n_steps,
-            tokens=options.seq_length * options.batch_size,
-            loss_of_step=loss_of_step,
-            validate=lambda: _evaluate(training, options, model, Purpose.VALID, VALID_SEQUENCES),
-        )
-        if not interrupt:
-            extra = {"baseline": GUESS_LOSS}
-            finish(training, lambda: _evaluate(training, options, model, Purpose.TEST, TEST_SEQUENCES, extra))
+    synthetic.run(
+        options,
+        ADDING,
+        place,
+        model,
+        model.recurrent,
+        _Adding(options, model, place),
+        resumed=resumed,
+        title=f"adding over {options.seq_length} steps (guessing the mean costs {GUESS_LOSS:.4f})",
+        tokens=options.seq_length,
+        baseline=GUESS_LOSS,
+    )
 
 
 def build_model(options: AddingOptions) -> AddingModel:
@@ -79,25 +68,22 @@ def build_model(options: AddingOptions) -> AddingModel:
     )
 
 
-def _batch(
-    options: AddingOptions, purpose: Purpose, number: int, size: int, place: torch.device
-) -> tuple[Tensor, Tensor]:
-    inputs, targets = adding_batch(stream(options.seed, purpose, number), options.seq_length, size)
-    return inputs.to(place), targets.to(place)
+class _Adding:
+    """The task: losses are mean squared errors."""
 
+    def __init__(self, options: AddingOptions, model: AddingModel, place: torch.device) -> None:
+        self._options, self._model, self._place = options, model, place
 
-def _evaluate(
-    training: Training,
-    options: AddingOptions,
-    model: AddingModel,
-    purpose: Purpose,
-    sequences: int,
-    extra: dict[str, float] | None = None,
-) -> Evaluation:
-    """The mean squared error over sequences that are not trained on."""
-    total = torch.zeros((), dtype=torch.float64, device=training.device)
-    with evaluating(training):
-        for number, size in enumerate(batches(sequences, options.batch_size)):
-            inputs, targets = _batch(options, purpose, number, size, training.device)
-            total += F.mse_loss(model(inputs), targets, reduction="sum")
-    return Evaluation(float(total) / sequences, extra or {})
+    def _loss(self, purpose: Purpose, number: int, size: int, reduction: str) -> Tensor:
+        inputs, targets = adding_batch(stream(self._options.seed, purpose, number), self._options.seq_length, size)
+        return F.mse_loss(self._model(inputs.to(self._place)), targets.to(self._place), reduction=reduction)
+
+    def loss(self, number: int) -> Tensor:
+        return self._loss(Purpose.TRAIN, number, self._options.batch_size, "mean")
+
+    def evaluate(self, training: Training, purpose: Purpose, sequences: int) -> Evaluation:
+        total = torch.zeros((), dtype=torch.float64, device=self._place)
+        with evaluating(training):
+            for number, size in enumerate(synthetic.batches(sequences, self._options.batch_size)):
+                total += self._loss(purpose, number, size, "sum")
+        return Evaluation(float(total) / sequences, {})

@@ -1,19 +1,19 @@
 """``urlstm-copy``: the copy task (section 4.1 of the paper). The loop is in `urlstm.synthetic`."""
 
 import torch
-from rnncore import device
 from rnncore.flags import command
 from rnncore.run_options import describe
+from rnncore.training_run import ready, reopened
 from torch import Tensor
 from torch.nn import functional as F
 
+from urlstm import synthetic
 from urlstm.copying import CATEGORIES, LENGTH, copy_batch, memoryless_loss
 from urlstm.models import CopyModel
-from urlstm.options import CONFIGURATIONS, COPY, CopyOptions
+from urlstm.options import CHANGEABLE, CONFIGURATIONS, COPY, CopyOptions
 from urlstm.random_streams import Purpose, stream
 from urlstm.run_state import Training
-from urlstm.synthetic import TEST_SEQUENCES, VALID_SEQUENCES, batches, train
-from urlstm.training import Evaluation, begin, evaluating, finish, under_way
+from urlstm.training import Evaluation, evaluating
 
 
 @command(
@@ -38,36 +38,25 @@ def main(options: CopyOptions) -> None:
 
 def run(options: CopyOptions) -> None:
     """What the command does."""
-    options, place, resumed = begin(options, COPY)
-    device.seed_everything(options.seed)
+    options, resumed = reopened(options, COPY, CHANGEABLE)
+    place = ready(options, seed=options.seed)
     model = build_model(options).to(place)
     if options.dry_run:
         print(describe(options, model), end="")
         return
     baseline = memoryless_loss(options.time_lag, recall_only=options.recall_only)
-    extra = {"baseline": baseline}
-
-    def loss_of_step(number: int) -> Tensor:
-        logits, targets = _answers(options, model, Purpose.TRAIN, number, options.batch_size, place)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-    title = f"copy over {options.time_lag} steps (without memory the loss is {baseline:.4f})"
-    limit = min(options.n_steps, options.max_steps or options.n_steps)
-    with under_way(options, COPY, place, model, model.recurrent, resumed=resumed, title=title, total_steps=limit) as (
-        training,
-        interrupt,
-    ):
-        train(
-            training,
-            options,
-            interrupt,
-            n_steps=options.n_steps,
-            tokens=_counted(options) * options.batch_size,
-            loss_of_step=loss_of_step,
-            validate=lambda: _evaluate(training, options, model, Purpose.VALID, VALID_SEQUENCES),
-        )
-        if not interrupt:
-            finish(training, lambda: _evaluate(training, options, model, Purpose.TEST, TEST_SEQUENCES, extra))
+    synthetic.run(
+        options,
+        COPY,
+        place,
+        model,
+        model.recurrent,
+        _Copy(options, model, place),
+        resumed=resumed,
+        title=f"copy over {options.time_lag} steps (without memory the loss is {baseline:.4f})",
+        tokens=_counted(options),
+        baseline=baseline,
+    )
 
 
 def build_model(options: CopyOptions) -> CopyModel:
@@ -87,29 +76,30 @@ def _counted(options: CopyOptions) -> int:
     return LENGTH if options.recall_only else options.time_lag + 2 * LENGTH
 
 
-def _answers(
-    options: CopyOptions, model: CopyModel, purpose: Purpose, number: int, size: int, place: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Logits ``[L, B, categories]`` and targets ``[L, B]`` of the steps that the loss counts, for new sequences."""
-    generator, counted = stream(options.seed, purpose, number), _counted(options)
-    ids, targets = copy_batch(generator, options.time_lag, size, delimiter=options.delimiter)
-    return model(ids.to(place), counted), targets[-counted:].to(place)
+class _Copy:
+    """The task: losses are cross entropies of the steps that count, L of them."""
 
+    def __init__(self, options: CopyOptions, model: CopyModel, place: torch.device) -> None:
+        self._options, self._model, self._place = options, model, place
+        self._counted = _counted(options)
 
-def _evaluate(
-    training: Training,
-    options: CopyOptions,
-    model: CopyModel,
-    purpose: Purpose,
-    sequences: int,
-    extra: dict[str, float] | None = None,
-) -> Evaluation:
-    """The mean loss of sequences that are not trained on, and the share of their symbols that are right."""
-    total, right = torch.zeros(2, dtype=torch.float64, device=training.device).unbind()
-    with evaluating(training):
-        for number, size in enumerate(batches(sequences, options.batch_size)):
-            logits, targets = _answers(options, model, purpose, number, size, training.device)
-            total += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-            right += (logits[-LENGTH:].argmax(2) == targets[-LENGTH:]).sum()
-    numbers = {"accuracy": float(right) / (sequences * LENGTH), **(extra or {})}
-    return Evaluation(float(total) / (sequences * _counted(options)), numbers)
+    def _answers(self, purpose: Purpose, number: int, size: int) -> tuple[Tensor, Tensor]:
+        """Logits ``[L, B, categories]`` and targets ``[L, B]``, for new sequences."""
+        options, generator = self._options, stream(self._options.seed, purpose, number)
+        ids, targets = copy_batch(generator, options.time_lag, size, delimiter=options.delimiter)
+        return self._model(ids.to(self._place), self._counted), targets[-self._counted :].to(self._place)
+
+    def loss(self, number: int) -> Tensor:
+        logits, targets = self._answers(Purpose.TRAIN, number, self._options.batch_size)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def evaluate(self, training: Training, purpose: Purpose, sequences: int) -> Evaluation:
+        """The mean loss, and the share of the ten symbols that are right."""
+        total, right = torch.zeros(2, dtype=torch.float64, device=self._place).unbind()
+        with evaluating(training):
+            for number, size in enumerate(synthetic.batches(sequences, self._options.batch_size)):
+                logits, targets = self._answers(purpose, number, size)
+                total += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+                right += (logits[-LENGTH:].argmax(2) == targets[-LENGTH:]).sum()
+        accuracy = float(right) / (sequences * LENGTH)
+        return Evaluation(float(total) / (sequences * self._counted), {"accuracy": accuracy})

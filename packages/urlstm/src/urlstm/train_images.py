@@ -1,20 +1,25 @@
 """``urlstm-images``: pictures pixel by pixel (section 4.2 of the paper)."""
 
+from functools import partial
+
 import torch
 from rnncore import device
+from rnncore.divergence import numbered_step
+from rnncore.epochs import finished, out_of_steps
 from rnncore.flags import command
 from rnncore.interrupts import Interrupt
 from rnncore.run_options import describe
 from rnncore.run_state import save_last
+from rnncore.training_run import ready, reopened
 from torch import Tensor
 from torch.nn import functional as F
 
 from urlstm.images import CLASSES, Pictures, PictureSplits, load_pictures
 from urlstm.models import ImageModel
-from urlstm.options import CONFIGURATIONS, IMAGES, ImagesOptions
+from urlstm.options import CHANGEABLE, CONFIGURATIONS, IMAGES, ImagesOptions
 from urlstm.random_streams import Purpose, stream
 from urlstm.run_state import Training
-from urlstm.training import Evaluation, begin, evaluating, finish, optimizer_step, under_way, validated
+from urlstm.training import Evaluation, evaluating, optimizer_step, under_way, validated
 
 
 @command(
@@ -39,7 +44,8 @@ def main(options: ImagesOptions) -> None:
 
 def run(options: ImagesOptions) -> None:
     """What the command does."""
-    options, place, resumed = begin(options, IMAGES)
+    options, resumed = reopened(options, IMAGES, CHANGEABLE)
+    place = ready(options)
     pictures = load_pictures(options.dataset_type, options.data, options.seed)
     device.seed_everything(options.seed)
     model = build_model(options, pictures).to(place)
@@ -55,11 +61,9 @@ def run(options: ImagesOptions) -> None:
         model.recurrent,
         resumed=resumed,
         title=title,
-        total_steps=options.max_steps or None,
+        test=lambda training: _evaluate(training, model, pictures.test, options.batch_size),
     ) as (training, interrupt):
         _train(training, options, model, pictures, interrupt)
-        if not interrupt:
-            finish(training, lambda: _evaluate(training, model, pictures.test, options.batch_size))
 
 
 def _train(
@@ -72,17 +76,18 @@ def _train(
         pixels, labels = train.batch(which, training.device)
         return F.cross_entropy(model(pixels), labels)
 
-    while not (training.finished(options.n_epochs) or interrupt):
+    while not (finished(training, options.n_epochs) or interrupt):
         log.epoch(training.epoch, len(train) * steps, done=training.row * steps)
         model.train()
-        stop = training.out_of_steps
+        stop = out_of_steps(training)
         order = torch.from_numpy(stream(options.seed, Purpose.ORDER, training.epoch).permutation(len(train)))
         while training.row < len(train) and not stop:
             which = order[training.row : training.row + options.batch_size]
-            loss = optimizer_step(training, lambda which=which: loss_of(which))  # type: ignore[misc]
+            with numbered_step(log, model, saved=training.run.last.exists()):
+                loss = optimizer_step(training, partial(loss_of, which))
             training.row += len(which)
             log.step(loss, len(which) * steps)
-            stop = bool(interrupt) or training.out_of_steps
+            stop = bool(interrupt) or out_of_steps(training)
             if stop or log.global_step % options.checkpoint_interval == 0:
                 with log.outside_step():
                     save_last(training)

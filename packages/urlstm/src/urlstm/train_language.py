@@ -1,21 +1,25 @@
 """``urlstm-language``: language modelling (section 4.3 of the paper)."""
 
+from functools import partial
+
 from rnncore import device
 from rnncore.corpus import Corpus
 from rnncore.datasets import locate, loss_unit
+from rnncore.epochs import finished, train_epoch
 from rnncore.errors import UserError
 from rnncore.evaluation import evaluate
 from rnncore.flags import command
 from rnncore.interrupts import Interrupt
 from rnncore.run_options import describe
 from rnncore.run_state import save_last
-from rnncore.windows import detach, window
+from rnncore.training_run import ready, reopened
+from rnncore.windows import detach
 from torch import Tensor
 
 from urlstm.language_model import LanguageModel
-from urlstm.options import CONFIGURATIONS, LANGUAGE, LanguageOptions
+from urlstm.options import CHANGEABLE, CONFIGURATIONS, LANGUAGE, LanguageOptions
 from urlstm.run_state import Training
-from urlstm.training import Evaluation, begin, finish, optimizer_step, under_way, validated
+from urlstm.training import Evaluation, optimizer_step, under_way, validated
 
 VALID_BATCH, TEST_BATCH = 10, 1
 
@@ -42,7 +46,8 @@ def main(options: LanguageOptions) -> None:
 
 def run(options: LanguageOptions) -> None:
     """What the command does."""
-    options, place, resumed = begin(options, LANGUAGE)
+    options, resumed = reopened(options, LANGUAGE, CHANGEABLE)
+    place = ready(options)
     corpus = Corpus.load(locate(options.data), level=options.level)
     if resumed is not None and list(corpus.vocabulary.tokens) != resumed.saved["vocabulary"]:
         raise UserError(f"{options.data} has another vocabulary than the run to resume; give its --data")
@@ -62,12 +67,10 @@ def run(options: LanguageOptions) -> None:
         resumed=resumed,
         title=f"{options.data}: {len(corpus.vocabulary):,} types",
         unit=loss_unit(options.level, options.data),
-        total_steps=options.max_steps or None,
+        test=lambda training: _evaluate(options, model, texts["test"]),
         vocabulary=corpus.vocabulary,
     ) as (training, interrupt):
         _train(training, options, model, texts, interrupt)
-        if not interrupt:
-            finish(training, lambda: _evaluate(options, model, texts["test"]))
 
 
 def _train(
@@ -78,31 +81,21 @@ def _train(
     interrupt: Interrupt,
 ) -> None:
     """The epochs: windows one after the other, the state carried; validate; keep the best model."""
-    log, text = training.log, texts["train"]
-    rows = len(text) - 1
+    log = training.log
 
-    def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
-        loss, state = model.loss(inputs, targets, training.state)
-        training.state = detach(state)
-        return loss
+    def step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
+        def loss_of_window() -> Tensor:
+            loss, state = model.loss(inputs, targets, training.state)
+            training.state = detach(state)
+            return loss
 
-    while not (training.finished(options.n_epochs) or interrupt):
-        log.epoch(training.epoch, rows * options.batch_size, done=training.row * options.batch_size)
-        model.train()
-        stop = training.out_of_steps
-        while training.row < rows and not stop:
-            inputs, targets = window(text, training.row, min(options.seq_length, rows - training.row))
-            loss = optimizer_step(training, lambda pair=(inputs, targets): loss_of(*pair))  # type: ignore[misc]
-            training.row += len(inputs)
-            log.step(loss, inputs.numel())
-            stop = bool(interrupt) or training.out_of_steps
-            if stop or log.global_step % options.checkpoint_interval == 0:
-                with log.outside_step():
-                    save_last(training)
-        if interrupt and training.row < rows:
+        return optimizer_step(training, loss_of_window), {}
+
+    while not (finished(training, options.n_epochs) or interrupt):
+        whole = train_epoch(training, texts["train"], interrupt, step, partial(min, options.seq_length))
+        if interrupt and not whole:
             return
         with log.outside_step():
-            whole = training.row == rows
             result = _evaluate(options, model, texts["valid"])
             validated(training, result, keep=options.save_model, regular=whole)
             if not whole:  # --max_steps: the epoch goes on from what was saved

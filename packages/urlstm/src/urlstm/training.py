@@ -1,26 +1,23 @@
-"""What the four training commands share: the optimizer step, validation, and a run's beginning and end."""
+"""What the four training commands share: the optimizer step, validation, and a run around its steps."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from rnncore import checkpoint, device, report
-from rnncore.divergence import numbered_step, require_finite_step
-from rnncore.flags import to_dict
-from rnncore.interrupts import Interrupt, deferred_interrupt
-from rnncore.memory import keep_freed_memory
-from rnncore.resumption import open_resumed
+from rnncore import device, training_run
+from rnncore.divergence import require_finite_step
+from rnncore.interrupts import Interrupt
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog, Unit
-from rnncore.run_state import keep_best, restore
+from rnncore.run_state import keep_best
+from rnncore.training_run import Resumed
 from rnncore.vocabulary import Vocabulary
 from torch import Tensor, nn
 
-from urlstm.options import CHANGEABLE, TaskOptions
+from urlstm.options import TaskOptions
 from urlstm.run_state import Training
-
-Options = TypeVar("Options", bound=TaskOptions)
 
 
 class Evaluation(NamedTuple):
@@ -28,31 +25,6 @@ class Evaluation(NamedTuple):
 
     loss: float
     extra: dict[str, float]
-
-
-class Resumed(NamedTuple):
-    """The directory and the checkpoint of a run to go on with."""
-
-    run: RunDirectory
-    saved: dict[str, Any]
-
-
-def begin(options: Options, command: str) -> tuple[Options, torch.device, Resumed | None]:
-    """Opens the run that ``--resume`` asks for, if any, and makes torch ready.
-
-    Returns:
-        The options (of the resumed run), the device, and the run to go on with.
-
-    Raises:
-        UserError: There is no such run or device.
-    """
-    resumed = None
-    if options.resume is not None:
-        options, run, saved = open_resumed(options, command, CHANGEABLE)
-        resumed = Resumed(run, saved)
-    keep_freed_memory()
-    device.set_threads(options.threads)
-    return options, device.choose(options.device), resumed
 
 
 @contextmanager
@@ -65,11 +37,12 @@ def under_way(
     *,
     resumed: Resumed | None,
     title: str,
+    test: Callable[[Training], Evaluation],
     unit: Unit | None = None,
     total_steps: int | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> Iterator[tuple[Training, Interrupt]]:
-    """Opens a run, new or resumed, with AdamW as the port has it; after Ctrl-C says how to go on and leaves.
+    """Opens a run, new or resumed, with AdamW as the port has it; at the end of the block tests the best model.
 
     Args:
         options: Of the command.
@@ -77,18 +50,16 @@ def under_way(
         place: The device that ``model`` is on.
         model: What is trained.
         recurrent: Its gated layer, whose gradient is clipped.
-        resumed: From `begin`.
+        resumed: The run to go on with.
         title: What the console says of a new run.
+        test: Evaluates on the test set.
         unit: Of `rnncore.run_log.RunLog`.
         total_steps: The last step, where that is known.
         vocabulary: Of a text.
     """
-    if resumed is None:
-        run = RunDirectory.create(options.run_dir, command=command, config=to_dict(options), vocabulary=vocabulary)
-    else:
-        run = resumed.run
-    with RunLog(run, unit=unit, log_interval=options.log_interval, total_steps=total_steps) as log:
-        training = Training(
+
+    def make(run: RunDirectory, log: RunLog) -> Training:
+        return Training(
             options=options,
             command=command,
             device=place,
@@ -99,33 +70,35 @@ def under_way(
             log=log,
             vocabulary=vocabulary,
         )
-        if resumed is None:
-            log.say(f"{options.model_type} on {title}, run directory {run.path}")
-        else:
-            restore(training, resumed.saved)
-        with deferred_interrupt() as interrupt:
-            yield training, interrupt
-        if interrupt:
-            log.say(f"stopped; to go on: {command} --resume {run.path}")
-    run.close()
-    if interrupt:
-        raise SystemExit(130)
+
+    with training_run.under_way(
+        options,
+        command,
+        make,
+        resumed=resumed,
+        title=f"{options.model_type} on {title}",
+        finish=partial(_finish, test=test),
+        log_interval=options.log_interval,
+        unit=unit,
+        vocabulary=vocabulary,
+        total_steps=total_steps,
+    ) as training_and_interrupt:
+        yield training_and_interrupt
 
 
 def optimizer_step(training: Training, loss_of_batch: Callable[[], Tensor]) -> Tensor:
     """One step of AdamW: the loss, detached. Only the gradient of the recurrent weights is clipped, as in the port.
 
     Raises:
-        UserError: The gradient or the loss is not finite; the line tells the step.
+        UserError: The gradient or the loss is not finite.
     """
-    with numbered_step(training.log, training.model, saved=training.run.last.exists()):
-        training.optimizer.zero_grad()
-        with device.autocast(training.device, training.options.amp):
-            loss = loss_of_batch()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(training.recurrent.parameters(), training.options.clip)
-        require_finite_step(loss.detach(), norm)
-        training.optimizer.step()
+    training.optimizer.zero_grad()
+    with device.autocast(training.device, training.options.amp):
+        loss = loss_of_batch()
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(training.recurrent.parameters(), training.options.clip)
+    require_finite_step(loss.detach(), norm)
+    training.optimizer.step()
     return loss.detach()
 
 
@@ -152,14 +125,11 @@ def validated(training: Training, result: Evaluation, *, keep: bool = True, regu
         keep_best(training, result.loss, regular=regular)
 
 
-def finish(training: Training, test: Callable[[], Evaluation]) -> None:
+def _finish(training: Training, test: Callable[[Training], Evaluation]) -> None:
     """Tests the best model (the last, where none was kept) and draws the curves."""
     log, run = training.log, training.run
-    if run.best.exists():
-        training.model.load_state_dict(checkpoint.load(run.best, kind=training.command)["model"])
-    result = test()
+    training_run.load_best(training)
+    result = test(training)
     log.evaluated("test", result.loss, extra=result.extra)
     log.end()
-    picture = run.path / "report.png"
-    report.plot([run.path], picture)
-    log.say(f"run directory {run.path} | curves {picture}")
+    log.say(f"run directory {run.path} | curves {training_run.draw_curves(run)}")

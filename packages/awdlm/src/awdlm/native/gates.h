@@ -1,5 +1,6 @@
 // The gates of a QRNN layer and its recurrence, fused, as in eager.py: y [T, B, 2H or 3H] holds z, f (and o) before
-// activation. Nothing but y and c is kept for the gradient: activations are cheaper to compute again than to store.
+// bias and activation. Nothing but y and c is kept for the gradient: activations are cheaper to compute again than to
+// store.
 #pragma once
 #include "columns.h"
 #include "exponential.h"
@@ -9,12 +10,13 @@ namespace {
 struct Gates {
   int64_t steps, batch, units, parts;
 
-  Gates(const Tensor& y, const Tensor& initial, bool output_gate) {
+  Gates(const Tensor& y, const std::optional<Tensor>& bias, const Tensor& initial, bool output_gate) {
     TORCH_CHECK(y.dim() == 3 && initial.dim() == 2, "awdlm: expected y [T, B, 3H] and initial [B, H], got ", y.sizes(),
                 " and ", initial.sizes());
     steps = y.size(0), batch = initial.size(0), units = initial.size(1), parts = output_gate ? 3 : 2;
     check("y", y, y.scalar_type(), {steps, batch, parts * units});
     check("initial", initial, at::toOpMathType(y.scalar_type()), {batch, units});
+    if (bias) check("bias", *bias, initial.scalar_type(), {parts * units});
   }
 
   int64_t columns() const { return batch * units; }
@@ -29,11 +31,17 @@ struct Activations {
   int64_t n;
 
   template <typename T>
-  void read(const T* y, int64_t units, int64_t count, int64_t parts) {
+  void read(const T* y, const R* bias, int64_t units, int64_t count, int64_t parts) {
     n = count;
-    each(n, [=, this](int64_t i) { powers[i] = R(-2) * R(y[i]); });
-    for (int64_t part = 1; part < parts; ++part) {
-      each(n, [=, this](int64_t i) { powers[part * n + i] = -R(y[part * units + i]); });
+    for (int64_t part = 0; part < parts; ++part, y += units) {
+      const R factor = part == 0 ? R(-2) : R(-1);
+      R* to = powers + part * n;
+      if (bias) {
+        const R* add = bias + part * units;
+        each(n, [=](int64_t i) { to[i] = factor * (R(y[i]) + add[i]); });
+      } else {
+        each(n, [=](int64_t i) { to[i] = factor * R(y[i]); });
+      }
     }
     exponentials(powers, parts * n);
   }
@@ -43,12 +51,12 @@ struct Activations {
 };
 
 template <bool output_gate, typename T>
-void gates_forward_columns(const Gates& s, const T* y, const Real<T>* initial, Real<T>* c, T* out, int64_t first,
-                           int64_t last) {
+void gates_forward_columns(const Gates& s, const T* y, const Real<T>* bias, const Real<T>* initial, Real<T>* c, T* out,
+                           int64_t first, int64_t last) {
   Activations<Real<T>> gates;
   for (int64_t t = 0; t < s.steps; ++t) {
     for_parts(first, last, s.units, [&](int64_t row, int64_t unit, int64_t column, int64_t n) {
-      gates.read(y + s.gate(t, row, unit), s.units, n, s.parts);
+      gates.read(y + s.gate(t, row, unit), bias ? bias + unit : nullptr, s.units, n, s.parts);
       const int64_t at = t * s.columns() + column;
       const Real<T>* before = t > 0 ? c + at - s.columns() : initial + column;
       each(n, [&](int64_t i) {
@@ -61,67 +69,81 @@ void gates_forward_columns(const Gates& s, const T* y, const Real<T>* initial, R
 }
 
 // Returns c [T, B, H] in the type to compute in, and o c in y's type; without output gate the second is empty.
-std::tuple<Tensor, Tensor> gates_forward(const Tensor& y, const Tensor& initial, bool output_gate) {
-  const Gates s(y, initial, output_gate);
+std::tuple<Tensor, Tensor> gates_forward(const Tensor& y, const std::optional<Tensor>& bias, const Tensor& initial,
+                                         bool output_gate) {
+  const Gates s(y, bias, initial, output_gate);
   Tensor c = at::empty({s.steps, s.batch, s.units}, initial.options());
   Tensor out = output_gate ? at::empty(c.sizes(), y.options()) : at::empty({0}, y.options());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, y.scalar_type(), "awdlm::gates_forward", [&] {
     using R = Real<scalar_t>;
     const auto run = output_gate ? &gates_forward_columns<true, scalar_t> : &gates_forward_columns<false, scalar_t>;
     const scalar_t* gates = y.const_data_ptr<scalar_t>();
-    const R* start = initial.const_data_ptr<R>();
+    const R *start = initial.const_data_ptr<R>(), *add = bias ? bias->const_data_ptr<R>() : nullptr;
     R* states = c.mutable_data_ptr<R>();
     scalar_t* outputs = out.mutable_data_ptr<scalar_t>();
     for_columns(s.steps, s.columns(), [&](int64_t first, int64_t last) {
-      run(s, gates, start, states, outputs, first, last);
+      run(s, gates, add, start, states, outputs, first, last);
     });
   });
   return {c, out};
 }
 
-// `grad` is by the output, `carry` by the last state; carry becomes the gradient by the first.
+// `grad` is by the output, `carry` by the last state; carry becomes the gradient by the first. With a bias, `sums`
+// [B, 2H or 3H] gets the gradient by y summed over time.
 template <bool output_gate, typename T>
-void gates_backward_columns(const Gates& s, const T* grad, const T* y, const Real<T>* c, const Real<T>* initial,
-                            T* grad_y, Real<T>* carry, int64_t first, int64_t last) {
+void gates_backward_columns(const Gates& s, const T* grad, const T* y, const Real<T>* bias, const Real<T>* c,
+                            const Real<T>* initial, T* grad_y, Real<T>* carry, Real<T>* sums, int64_t first,
+                            int64_t last) {
   using R = Real<T>;
   Activations<R> gates;
   for (int64_t t = s.steps - 1; t >= 0; --t) {
     for_parts(first, last, s.units, [&](int64_t row, int64_t unit, int64_t column, int64_t n) {
-      gates.read(y + s.gate(t, row, unit), s.units, n, s.parts);
+      gates.read(y + s.gate(t, row, unit), bias ? bias + unit : nullptr, s.units, n, s.parts);
       const int64_t at = t * s.columns() + column;
       const R* before = t > 0 ? c + at - s.columns() : initial + column;
-      T* to = grad_y + s.gate(t, row, unit);
+      R by[3][kBlock];
       each(n, [&](int64_t i) {
         const R z = gates.z(i), f = gates.f(i), o = output_gate ? gates.o(i) : R(1);
         const R by_out = grad[at + i], by_c = by_out * o + carry[column + i];
-        to[i] = by_c * f * (R(1) - z * z);
-        to[s.units + i] = by_c * (z - before[i]) * f * (R(1) - f);
-        if constexpr (output_gate) to[2 * s.units + i] = by_out * c[at + i] * o * (R(1) - o);
+        by[0][i] = by_c * f * (R(1) - z * z);
+        by[1][i] = by_c * (z - before[i]) * f * (R(1) - f);
+        if constexpr (output_gate) by[2][i] = by_out * c[at + i] * o * (R(1) - o);
         carry[column + i] = by_c * (R(1) - f);
       });
+      for (int64_t part = 0; part < s.parts; ++part) {
+        T* to = grad_y + s.gate(t, row, unit) + part * s.units;
+        R* sum = sums + s.gate(0, row, unit) + part * s.units;
+        const R* from = by[part];
+        if (bias) each(n, [=](int64_t i) { sum[i] += from[i]; });
+        each(n, [=](int64_t i) { to[i] = from[i]; });
+      }
     });
   }
 }
 
-std::tuple<Tensor, Tensor> gates_backward(const Tensor& grad, const Tensor& grad_last, const Tensor& y,
-                                          const Tensor& c, const Tensor& initial, bool output_gate) {
-  const Gates s(y, initial, output_gate);
+// Returns the gradients by y, by the bias (without one, an empty tensor) and by the first state.
+std::tuple<Tensor, Tensor, Tensor> gates_backward(const Tensor& grad, const Tensor& grad_last, const Tensor& y,
+                                                  const std::optional<Tensor>& bias, const Tensor& c,
+                                                  const Tensor& initial, bool output_gate) {
+  const Gates s(y, bias, initial, output_gate);
   check("grad", grad, y.scalar_type(), {s.steps, s.batch, s.units});
   check("grad_last", grad_last, initial.scalar_type(), initial.sizes());
   check("c", c, initial.scalar_type(), {s.steps, s.batch, s.units});
   Tensor grad_y = at::empty(y.sizes(), y.options()), grad_initial = grad_last.clone();
+  Tensor grad_bias = at::zeros({bias ? s.batch : 0, s.parts * s.units}, initial.options());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, y.scalar_type(), "awdlm::gates_backward", [&] {
     using R = Real<scalar_t>;
     const auto run = output_gate ? &gates_backward_columns<true, scalar_t> : &gates_backward_columns<false, scalar_t>;
     const scalar_t *by_out = grad.const_data_ptr<scalar_t>(), *gates = y.const_data_ptr<scalar_t>();
     const R *states = c.const_data_ptr<R>(), *start = initial.const_data_ptr<R>();
+    const R* add = bias ? bias->const_data_ptr<R>() : nullptr;
     scalar_t* by_y = grad_y.mutable_data_ptr<scalar_t>();
-    R* carry = grad_initial.mutable_data_ptr<R>();
+    R *carry = grad_initial.mutable_data_ptr<R>(), *sums = grad_bias.mutable_data_ptr<R>();
     for_columns(s.steps, s.columns(), [&](int64_t first, int64_t last) {
-      run(s, by_out, gates, states, start, by_y, carry, first, last);
+      run(s, by_out, gates, add, states, start, by_y, carry, sums, first, last);
     });
   });
-  return {grad_y, grad_initial};
+  return {grad_y, bias ? grad_bias.sum(0) : grad_bias.flatten(), grad_initial};
 }
 
 }  // namespace

@@ -19,9 +19,10 @@ TORCH_LIBRARY(awdlm, library) {
   library.def(
       "forget_mult_backward(Tensor grad, Tensor f, Tensor z, Tensor h, Tensor initial) -> (Tensor, Tensor, Tensor)",
       &forget_mult_backward);
-  library.def("gates_forward(Tensor y, Tensor initial, bool output_gate) -> (Tensor, Tensor)", &gates_forward);
+  library.def("gates_forward(Tensor y, Tensor? bias, Tensor initial, bool output_gate) -> (Tensor, Tensor)",
+              &gates_forward);
   library.def(
-      "gates_backward(Tensor grad, Tensor grad_last, Tensor y, Tensor c, Tensor initial, bool output_gate) -> "
-      "(Tensor, Tensor)",
+      "gates_backward(Tensor grad, Tensor grad_last, Tensor y, Tensor? bias, Tensor c, Tensor initial, "
+      "bool output_gate) -> (Tensor, Tensor, Tensor)",
       &gates_backward);
 }

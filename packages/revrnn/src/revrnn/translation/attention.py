@@ -35,10 +35,6 @@ class Memory(NamedTuple):
     keys: Tensor
     padding: Tensor
 
-    def repeated(self, times: int) -> "Memory":
-        """Each sentence ``times`` times in a row, ``[B times, ...]``."""
-        return Memory(*(part.repeat_interleave(times, dim=0) for part in self))
-
     def take(self, sentences: Tensor) -> "Memory":
         """The memory of some sentences, by their numbers."""
         return Memory(*(part.index_select(0, sentences) for part in self))

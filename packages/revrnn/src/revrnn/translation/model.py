@@ -13,7 +13,6 @@ import torch
 from rnncore.device import autocast_dtype
 from rnncore.dropout import embedding_mask, locked_mask, weight_mask
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from revrnn.embedding import embed
 from revrnn.translation.attention import Attention, Memory, Score
@@ -178,13 +177,30 @@ class TranslationModel(nn.Module):
         return encoded.state, self.memory(x, self.shape.units(encoded.outputs), lengths, masks)
 
     def decode(self, inputs: Tensor, state: State, memory: Memory | None) -> tuple[Tensor, Tensor | None, State]:
-        """For translation: logits ``[T, B, V]`` after inputs ``[T, B]``, attention, and the last state."""
+        """For translation: runs the decoder, for K hypotheses of each sentence that the memory is of.
+
+        Args:
+            inputs: The words before, ``[T, B K]``.
+            state: Of the hypotheses.
+            memory: Of the B sentences: it is not repeated.
+
+        Returns:
+            What is decoded ``[T, B K, H]``, attention ``[T, B K, S]``, and the last state.
+        """
         masks = self.draw_masks(inputs.shape[1])
         y = embed(self.target_embedding, inputs, *masks.decoder[:2])
         decoded = self.decoder(y, state, None, *masks.decoder[2:])
-        features, weights = self.attend(decoded.outputs, memory, masks)
-        logits = F.linear(features, self.generator_weight, self.generator_bias)
-        return logits.to(self.generator_bias.dtype), weights, decoded.state
+        outputs = decoded.outputs
+        if memory is None or len(memory.values) == inputs.shape[1]:
+            return *self.attend(outputs, memory, masks), decoded.state
+        # The hypotheses of a sentence attend as its time steps do.
+        steps, sentences = len(inputs), len(memory.values)
+        apart = outputs.view(steps, sentences, -1, outputs.shape[2]).transpose(1, 2).flatten(0, 1)
+        features, weights = self.attend(apart, memory, masks)
+        assert weights is not None
+        both = (features, weights)
+        together = [part.view(steps, -1, *part.shape[1:]).transpose(1, 2).flatten(1, 2) for part in both]
+        return together[0], together[1], decoded.state
 
     def memory(self, x: Tensor, units: Tensor, lengths: Tensor, masks: Masks) -> Memory | None:
         """The attention's memory from embedded sources ``[S, B, E]`` and sliced units; None without attention."""

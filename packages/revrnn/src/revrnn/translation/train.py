@@ -9,39 +9,40 @@ Shapes: S and T time steps, B batch.
 import dataclasses
 import math
 import secrets
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from rnncore import checkpoint, device, report
+from rnncore import device
 from rnncore.divergence import numbered_step, require_finite_step
+from rnncore.epochs import out_of_steps
 from rnncore.errors import UserError
-from rnncore.flags import command, to_dict
-from rnncore.interrupts import Interrupt, deferred_interrupt
-from rnncore.memory import keep_freed_memory, peak_cuda_mb, peak_rss_mb, reset_peak_cuda, reset_peak_rss
-from rnncore.resumption import open_resumed
+from rnncore.flags import command
+from rnncore.interrupts import Interrupt
+from rnncore.memory import peak_cuda_mb, peak_rss_mb, reset_peak_cuda, reset_peak_rss
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
+from rnncore.run_state import keep_best, save_last
+from rnncore.training_run import draw_curves, load_best, ready, reopened, under_way
 from torch import Tensor
 
 from revrnn.translation.bleu import bleu
 from revrnn.translation.building import build_model, load_model, load_vectors
-from revrnn.translation.encoded import Pairs, load, pairs_of
+from revrnn.translation.encoded import Pairs, TranslationData, load, pairs_of
 from revrnn.translation.fields import epoch_batches, sorted_batches
 from revrnn.translation.model import Batch, TranslationModel
 from revrnn.translation.options import COMMAND, TranslationOptions
 from revrnn.translation.parallel_text import write_lines
 from revrnn.translation.reversal import loss_and_backward
-from revrnn.translation.run_state import Training, ratios, restore, save_best, save_last
+from revrnn.translation.run_state import Training, ratios
 from revrnn.translation.translator import Search, Translator
-from revrnn.window import Bits
 
 #: Options that a resumed run may change.
 CHANGEABLE = {"data", "epochs", "gpuid", "report_every", "no_log_during_epoch", "checkpoint_interval", "beam_size"}
 CHANGEABLE |= {"save_model", "save_dir"}
 #: The sentence batch of the BLEU at the end.
-TRANSLATED = 100
+TRANSLATED = 250
 
 
 @command(
@@ -57,58 +58,61 @@ def main(options: TranslationOptions) -> None:
     """Train an encoder and decoder with attention on pairs of sentences.
 
     With -use_reverse the hidden states of both are not stored: the decoder, then the encoder, are rebuilt exactly,
-    backward in time. What is attended to (-context_type) is what has to be kept or computed again.
+    backward in time. What is attended to (-context_type) is what has to be kept or computed again. At the end the best
+    model translates the validation and test texts, and BLEU is told with its signature.
     """
-    run, saved = None, None
-    if options.resume is not None:
-        options, run, saved = open_resumed(options, COMMAND, CHANGEABLE)
+    options, resumed = reopened(options, COMMAND, CHANGEABLE)
     options.check()
     if options.seed == -1:
         options = dataclasses.replace(options, seed=secrets.randbelow(2**31))
-    keep_freed_memory()
-    device.set_threads(options.threads)
     gpu = f"cuda:{options.gpuid[0]}" if options.gpuid and options.device == "auto" else options.device
-    place = device.choose(gpu)
-    device.seed_everything(options.seed)
+    place = ready(dataclasses.replace(options, device=gpu), seed=options.seed)
     data = load(Path(options.data))
-    if saved is not None and list(data.vocabularies) != [saved["vocabularies"][side] for side in ("source", "target")]:
-        raise UserError(f"{options.data} has another vocabulary than the run to resume; give its -data")
+    if resumed is not None:
+        known = resumed.saved["vocabularies"]
+        if list(data.vocabularies) != [known[side] for side in ("source", "target")]:
+            raise UserError(f"{options.data} has another vocabulary than the run to resume; give its -data")
     model = build_model(options, data.vocabularies)
-    if saved is None:
+    if resumed is None:
         _begin_with(options, model, data.vocabularies)
     load_vectors(options, model)
     model.to(place)
     if options.dry_run:
         print(describe(options, model), end="")
         return
-    if run is None:
-        run = RunDirectory.create(options.run_path, command=COMMAND, config=to_dict(options))
-    steps = options.max_steps or None
-    interval = 10**9 if options.no_log_during_epoch else options.report_every
-    with RunLog(run, unit="ppl", log_interval=interval, total_steps=steps) as log:
-        training = Training(
-            options=options,
-            device=place,
-            data=data,
-            model=model,
-            optimizer=_optimizer(options, model),
-            run=run,
-            log=log,
-            epoch=options.start_epoch,
-        )
-        if saved is None:
-            pairs = f"{len(data.pairs['train']):,} pairs"
-            log.say(f"{options.encoder_model} {options.encoder_rnn_type} on {options.data}: {pairs}, run {run.path}")
-        else:
-            restore(training, saved)
-        with deferred_interrupt() as interrupt:
-            _train(training, interrupt)
-        if interrupt:
-            log.say(f"stopped; to go on: {COMMAND} --resume {run.path}")
-        else:
-            _finish(training)
-    if interrupt:
-        raise SystemExit(130)
+    with under_way(
+        dataclasses.replace(options, run_dir=options.run_path),
+        COMMAND,
+        partial(_prepared, options, place, data, model),
+        resumed=resumed,
+        title=f"{options.encoder_model} {options.encoder_rnn_type} on {options.data}: "
+        f"{len(data.pairs['train']):,} pairs",
+        finish=_finish,
+        log_interval=10**9 if options.no_log_during_epoch else options.report_every,
+        unit="ppl",
+    ) as (training, interrupt):
+        _train(training, interrupt)
+
+
+def _prepared(
+    options: TranslationOptions,
+    place: torch.device,
+    data: TranslationData,
+    model: TranslationModel,
+    run: RunDirectory,
+    log: RunLog,
+) -> Training:
+    """A run that has not begun."""
+    return Training(
+        options=options,
+        device=place,
+        data=data,
+        model=model,
+        optimizer=_optimizer(options, model),
+        run=run,
+        log=log,
+        epoch=options.start_epoch,
+    )
 
 
 def _train(training: Training, interrupt: Interrupt) -> None:
@@ -118,38 +122,36 @@ def _train(training: Training, interrupt: Interrupt) -> None:
     while not (training.finished or interrupt):
         batches = epoch_batches(pairs, options.batch_size, seed=options.seed, epoch=training.epoch)
         sizes = [sum(words[number] for number in numbers) for numbers in batches]
-        log.epoch(training.epoch, sum(sizes), done=sum(sizes[: training.batch]))
+        log.epoch(training.epoch, sum(sizes), done=sum(sizes[: training.row]))
         training.model.train()
         _reset_peaks(training)
-        stop = training.out_of_steps
-        while training.batch < len(batches) and not stop:
-            batch = pairs.batch(batches[training.batch]).to(training.device)
+        stop = out_of_steps(training)
+        while training.row < len(batches) and not stop:
+            batch = pairs.batch(batches[training.row]).to(training.device)
             saved = training.run.last.exists()
             with numbered_step(log, training.model, saved=saved):
                 loss, extra = _step(training, batch)
-            log.step(loss / sizes[training.batch], sizes[training.batch], extra=extra)
-            training.batch += 1
-            stop = bool(interrupt) or training.out_of_steps
+            log.step(loss / sizes[training.row], sizes[training.row], extra=extra)
+            training.row += 1
+            stop = bool(interrupt) or out_of_steps(training)
             if stop or log.global_step % options.checkpoint_interval == 0:
                 with log.outside_step():
                     save_last(training)
-        if interrupt and training.batch < len(batches):
+        whole = training.row == len(batches)
+        if interrupt and not whole:
             return
         with log.outside_step():
             valid_loss = validate(training.model, training.data.pairs["valid"], options, training.device)
-            log.evaluated("valid", valid_loss)
-            if training.batch < len(batches):  # --max_steps: the epoch goes on from what was saved
-                if not training.run.best.exists():
-                    save_best(training)
+            log.evaluated("valid", valid_loss, extra=training.tally.savings)
+            if training.epoch >= options.start_checkpoint_at or not whole:
+                keep_best(training, valid_loss, regular=whole)
+            if not whole:  # --max_steps: the epoch goes on from what was saved
                 return
             _report_memory(training)
-            if valid_loss < training.best and training.epoch >= options.start_checkpoint_at:
-                training.best = valid_loss
-                save_best(training)
-            if valid_loss >= training.before or training.epoch >= options.start_decay_at:
+            if valid_loss >= training.tally.before or training.epoch >= options.start_decay_at:
                 _decay(training)
-            training.before = valid_loss
-            training.epoch, training.batch, training.bits = training.epoch + 1, 0, [0.0] * 6
+            training.epoch, training.row = training.epoch + 1, 0
+            training.tally.begin(valid_loss)
             save_last(training)
 
 
@@ -157,7 +159,7 @@ def _step(training: Training, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """One optimizer step: the loss summed over words, and numbers for the log when a line is due."""
     options, model, log = training.options, training.model, training.log
     counted = options.use_reverse or options.use_buffers
-    counted = counted and (log.due or training.batch == 0)
+    counted = counted and (log.due or training.row == 0)
     if options.decay_method == "noam":
         step, warmup = log.global_step + 1, options.warmup_steps
         rate = options.learning_rate * options.rnn_size**-0.5 * min(step**-0.5, step * warmup**-1.5)
@@ -173,7 +175,7 @@ def _step(training: Training, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     if not options.use_reverse:
         (result.loss * scale).backward()  # type: ignore[no-untyped-call]
     if counted:
-        memory = training.count(result)
+        memory = training.tally.count(result)
         extra |= memory if options.log_mem and log.due else {}
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm or math.inf)
     require_finite_step(result.loss.detach(), norm)
@@ -196,19 +198,22 @@ def validate(model: TranslationModel, pairs: Pairs, options: TranslationOptions,
 
 
 def _finish(training: Training) -> None:
-    """Translates validation and test texts with the best model, and draws the curves."""
+    """Translates validation and test texts with the best model, and draws the curves.
+
+    What ``--max_steps`` stopped is not translated: sentences of a model that has hardly learned do not end.
+    """
     log, run, options, model = training.log, training.run, training.options, training.model
-    if run.best.exists():
-        model.load_state_dict(checkpoint.load(run.best, kind=COMMAND)["model"])
-    bleus = {split: _bleu(training, split) for split in training.data.texts} if options.beam_size else {}
+    load_best(training)
+    wanted = options.beam_size and training.trained
+    bleus = {split: _bleu(training, split) for split in training.data.texts} if wanted else {}
     if "test" in training.data.texts:
         test = pairs_of(training.data.texts["test"], training.data.vocabularies)
         extra = {"bleu": bleus["test"]} if bleus else {}
         log.evaluated("test", validate(model, test, options, training.device), extra=extra)
     log.end()
-    picture = run.path / "report.png"
-    report.plot([run.path], picture)
-    log.say(f"run directory {run.path} | curves {picture} | revrnn-nmt-translate -model {run.path} -src FILE")
+    log.say(f"run directory {run.path} | curves {draw_curves(run)} | revrnn-nmt-translate -model {run.path} -src FILE")
+    if options.beam_size and not wanted:
+        log.say("stopped by --max_steps: no BLEU; for that, add to the command above -tgt REFERENCE -report_bleu")
 
 
 def _bleu(training: Training, split: str) -> float:
@@ -261,12 +266,11 @@ def _reset_peaks(training: Training) -> None:
 
 def _report_memory(training: Training) -> None:
     """Says what the hidden states of the epoch took, and the process."""
-    bits: list[Any] = [Bits(*training.bits[:3]), Bits(*training.bits[3:])]
     peak = f"{peak_rss_mb():.0f} MB"
     if training.device.type == "cuda":
         peak += f", on the GPU {peak_cuda_mb(training.device):.0f} MB"
     parts = []
-    for side, each in zip(("encoder", "decoder"), bits, strict=True):
+    for side, each in (("encoder", training.tally.encoder), ("decoder", training.tally.decoder)):
         if each.normal:
             saved = ratios(side, each)
             shown = f"{side} states {each.normal / 2**23:.1f} MB, in buffers {each.used / 2**23:.2f} MB"

@@ -12,6 +12,7 @@ from torch import Tensor
 from revrnn.translation.beam import BeamSearch, Hypothesis, Penalties
 from revrnn.translation.encoded import ids, padded
 from revrnn.translation.fields import sorted_batches
+from revrnn.translation.likeliest import likeliest
 from revrnn.translation.model import UNKNOWN, TranslationModel
 
 
@@ -78,28 +79,27 @@ class Translator:
     @torch.no_grad()
     def _search(self, sentences: Sequence[list[str]], search: Search) -> BeamSearch:
         self.model.eval()
-        device, beams = self.model.generator_bias.device, search.beam_size
-        source, lengths = (part.to(device) for part in padded(ids(sentences, self.source)))
+        weight, bias, beams = self.model.generator_weight, self.model.generator_bias, search.beam_size
+        source, lengths = (part.to(bias.device) for part in padded(ids(sentences, self.source)))
         state, memory = self.model.encode(source, lengths)
         state = tuple(part.repeat_interleave(beams, dim=1) for part in state)
-        memory = None if memory is None else memory.repeated(beams)
         run = BeamSearch(
             len(sentences),
             beams,
-            device=device,
+            device=bias.device,
             n_best=search.n_best,
             min_length=search.min_length,
             penalties=search.penalties,
         )
         while run.searched and len(run.steps) < search.max_length:
-            logits, attention, state = self.model.decode(run.words.view(1, -1), state, memory)
-            before = len(run.searched)
-            origin = run.advance(
-                logits.view(before, beams, -1), None if attention is None else attention.view(before, beams, -1)
-            )
+            features, attention, state = self.model.decode(run.words.view(1, -1), state, memory)
+            scores, words = likeliest(features[0], weight, bias, min(beams, len(bias)), run.barred)
+            shape = (len(run.searched), beams, -1)
+            attention = None if attention is None else attention.view(shape)
+            origin, going = run.advance(scores.view(shape), words.view(shape), attention)
             state = tuple(part.index_select(1, origin) for part in state)
-            if memory is not None and len(run.searched) < before:
-                memory = memory.take(origin)
+            if memory is not None and going is not None:
+                memory = memory.take(going)
         return run
 
     def _words(self, hypothesis: Hypothesis, source: list[str], replace_unknown: bool) -> list[str]:

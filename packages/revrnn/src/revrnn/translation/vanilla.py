@@ -1,4 +1,4 @@
-"""The plain encoders and decoders: LSTM and GRU written down step by step, and torch's own.
+"""The plain encoders and decoders: LSTM and GRU written down step by step, the core's LSTM where it pays, and torch's.
 
 Shapes: T time steps, B batch, I inputs, H units, L layers.
 """
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+from rnncore.device import autocast_dtype
+from rnncore.lstm import lstm_sequence, pays
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -14,6 +16,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from revrnn.buffer import InformationBuffer
 from revrnn.window import Bits
 
+#: A gate before its sigmoid, so large that nothing passes, or all: exactly, in every floating type.
+SHUT = 1e4
 Kind = Literal["gru", "lstm"]
 State = tuple[Tensor, ...]
 Buffers = Sequence[InformationBuffer | None]
@@ -57,6 +61,28 @@ def lstm(
     return torch.stack(outputs), (h, c)
 
 
+def fast_lstm(
+    x: Tensor, state: State, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, active: Tensor | None
+) -> tuple[Tensor, State]:
+    """What `lstm` computes, by `rnncore.lstm.lstm_sequence`, from inputs ``[T, B, I]`` and all weights.
+
+    Where a sequence has ended, one more input shuts its input gate and opens its forget gate, so that c stays; the
+    outputs there are the last one before.
+    """
+    (h, c), dtype = state, autocast_dtype(x.device)
+    if active is None:
+        outputs, h, c = lstm_sequence(x, h, c, weight_ih, weight_hh, bias, dtype=dtype)
+        return outputs, (h, c)
+    units = weight_hh.shape[1]
+    gates = weight_hh.new_tensor([-SHUT, SHUT, 0, 0]).repeat_interleave(units)[:, None]
+    x = torch.cat([x, (~active)[:, :, None].to(x.dtype)], dim=2)
+    outputs, _, c = lstm_sequence(x, h, c, torch.cat([weight_ih, gates], dim=1), weight_hh, bias, dtype=dtype)
+    steps = torch.arange(len(x), device=x.device)[:, None]
+    last = torch.minimum(steps, active.sum(0) - 1)
+    outputs = outputs.gather(0, last[:, :, None].expand_as(outputs))
+    return outputs, (outputs[-1], c)
+
+
 def gru(x: Tensor, state: State, weight_hh: Tensor, active: Tensor | None) -> tuple[Tensor, State]:
     """A GRU layer as Cho et al. 2014 have it, the reset gate before the product: h <- (1 - z) * h + z * g.
 
@@ -66,7 +92,8 @@ def gru(x: Tensor, state: State, weight_hh: Tensor, active: Tensor | None) -> tu
     for t, inputs in enumerate(x.unbind()):
         zr = torch.sigmoid(inputs[:, : 2 * units] + F.linear(h, weight_hh[: 2 * units]))
         z, r = zr.chunk(2, dim=1)
-        now = torch.lerp(h, torch.tanh(inputs[:, 2 * units :] + F.linear(r * h, weight_hh[2 * units :])), z)
+        candidate = torch.tanh(inputs[:, 2 * units :] + F.linear(r * h, weight_hh[2 * units :]))
+        now = h + z * (candidate - h)
         h = now if active is None else _where(active[t], now, h)
         outputs.append(h)
     return torch.stack(outputs), (h,)
@@ -112,11 +139,15 @@ class VanillaStack(nn.Module):
         """
         state = state or zeros(self.kind, x, self.num_layers, self.hidden_size)
         active = None if lengths is None else torch.arange(len(x), device=x.device)[:, None] < lengths.to(x.device)
-        run, last = gru if self.kind == "gru" else lstm, []
+        last = []
         for layer, weight in enumerate(self.recurrent_weights()):
             weight = weight if (dropped := weight_masks[layer]) is None else weight * dropped
-            inputs = F.linear(x, getattr(self, f"weight_ih_l{layer}"), getattr(self, f"bias_l{layer}"))
-            x, after = run(inputs, tuple(part[layer] for part in state), weight, active)
+            weight_ih, bias = getattr(self, f"weight_ih_l{layer}"), getattr(self, f"bias_l{layer}")
+            first = tuple(part[layer] for part in state)
+            if self.kind == "lstm" and pays(weight, len(x)):
+                x, after = fast_lstm(x, first, weight_ih, weight, bias, active)
+            else:
+                x, after = (gru if self.kind == "gru" else lstm)(F.linear(x, weight_ih, bias), first, weight, active)
             last.append(after)
             if layer < self.num_layers - 1 and (mask := between[layer]) is not None:
                 x = x * mask

@@ -24,13 +24,16 @@ template <typename T>
 struct Attention {
   Sizes s;
   Rows<const T> qkv, rows;
+  const T* bias;
   Norm<T> before, after;
 
   // Standardised projections to `normal`, the attention's queries, keys and values to `all`, its weights
   // [H, Q, N] to `weights`, and memory and input with what they attended to, standardised, to `sum` [Q, M].
   void forward(int64_t b, T* normal, T* all, T* weights, T* sum, T* scales, T* scales_after) const {
     for (int64_t n = 0; n < s.rows; ++n) {
-      std::copy_n(qkv.at(b, n), s.projected, normal + n * s.projected);
+      const T *from = qkv.at(b, n), *constant = bias;
+      T* to = normal + n * s.projected;
+      each<T>(s.projected, [=](int64_t i) { to[i] = from[i] + constant[i]; });
     }
     before.standardise(normal, scales);
     before.affine(normal, all);
@@ -80,16 +83,18 @@ struct Attention {
 };
 
 template <typename T>
-Attention<T> attention_of(const Sizes& s, const Tensor& qkv_m, const Tensor& qkv_x, const Tensor& gamma,
-                          const Tensor& beta, const Tensor& rows_m, const Tensor& rows_x, const Tensor& gamma_after,
+Attention<T> attention_of(const Sizes& s, const Tensor& qkv_m, const Tensor& qkv_x, const Tensor& bias,
+                          const Tensor& gamma, const Tensor& beta, const Tensor& rows_m, const Tensor& rows_x, const Tensor& gamma_after,
                           const Tensor& beta_after, bool joint) {
   check("projections of the memory", qkv_m, gamma, {s.batch, s.slots, s.projected});
   check("projections of the input", qkv_x, gamma, {s.batch, s.projected});
+  check("bias", bias, gamma, {s.projected});
   check("memory", rows_m, gamma, {s.batch, s.slots, s.memory}), check("input", rows_x, gamma, {s.batch, s.memory});
   TORCH_CHECK(!joint || s.queries == s.rows, "rmc: rows that are normalised together all query");
   return {s,
           Rows<const T>(qkv_m, qkv_x),
           Rows<const T>(rows_m, rows_x),
+          bias.const_data_ptr<T>(),
           norm_of<T>(gamma, beta, joint, s.rows, s.projected),
           norm_of<T>(gamma_after, beta_after, joint, s.queries, s.memory)};
 }
@@ -114,7 +119,7 @@ void attend_gradient(const Attention<T>& attention, const Tensor& grad_y, const 
                      const Rows<T>& by_rows, const std::vector<Tensor>& by_weights) {
   const Sizes& s = attention.s;
   const int64_t parts = parts_of(s.batch), inner = attention.before.size, outer = attention.after.size;
-  Sums<T> gamma(parts, inner), beta(parts, inner), gamma_after(parts, outer), beta_after(parts, outer);
+  Sums<T> bias(parts, s.projected), gamma(parts, inner), beta(parts, inner), gamma_after(parts, outer), beta_after(parts, outer);
   const T* given = grad_y.const_data_ptr<T>();
   for_parts(s.batch, parts, [&](int64_t first, int64_t last, int64_t part) {
     const int64_t wide = s.rows * s.projected, narrow = s.queries * s.memory;
@@ -126,21 +131,21 @@ void attend_gradient(const Attention<T>& attention, const Tensor& grad_y, const 
       std::copy_n(given + b * narrow, narrow, grad.data());
       attention.after.gradient(grad.data(), sum.data(), scales_after, gamma_after.of(part), beta_after.of(part));
       for (int64_t n = 0; n < s.rows; ++n) {
-        if (n < s.queries) {
-          std::copy_n(grad.data() + n * s.memory, s.memory, by_rows.at(b, n));
-        } else {
-          std::fill_n(by_rows.at(b, n), s.memory, T(0));
-        }
+        T* to = by_rows.at(b, n);
+        if (n == s.slots) std::fill_n(to, s.memory, T(0));
+        if (n < s.queries) add_scaled(to, grad.data() + n * s.memory, T(1), s.memory);
       }
       attention.backward(grad.data(), all.data(), weights.data(), by_all.data(), scratch.data());
       attention.before.gradient(by_all.data(), normal.data(), scales.data(), gamma.of(part), beta.of(part));
       for (int64_t n = 0; n < s.rows; ++n) {
-        std::copy_n(by_all.data() + n * s.projected, s.projected, by_qkv.at(b, n));
+        const T* from = by_all.data() + n * s.projected;
+        std::copy_n(from, s.projected, by_qkv.at(b, n));
+        add_scaled(bias.of(part), from, T(1), s.projected);
       }
     }
   });
-  gamma.add_to(by_weights[0]), beta.add_to(by_weights[1]);
-  gamma_after.add_to(by_weights[2]), beta_after.add_to(by_weights[3]);
+  bias.add_to(by_weights[0]), gamma.add_to(by_weights[1]), beta.add_to(by_weights[2]);
+  gamma_after.add_to(by_weights[3]), beta_after.add_to(by_weights[4]);
 }
 
 }  // namespace

@@ -59,25 +59,29 @@ void normalise_gradient(const Sum<T>& sum, const Tensor& grad_z, const Tensor& g
   gamma.add_to(by_gamma), beta.add_to(by_beta);
 }
 
-// The gates [B, S, G], input then forget, and the memory before [B, S, M].
+// The gates [B, S, G], input then forget; what of them is the same for all slots, [B, G]: the input's part, or the
+// gradient by it; and the memory before [B, S, M].
 template <typename T>
 struct Gates {
   int64_t slots, width;
-  T* gates;
+  T *gates, *common;
   const T* memory;
   int64_t memory_item;
 
   bool whole(int64_t columns) const { return width == 2 * columns; }
   T* of(int64_t b, int64_t slot) const { return gates + (b * slots + slot) * width; }
+  T* common_of(int64_t b) const { return common + b * width; }
   const T* before(int64_t b, int64_t slot, int64_t columns) const { return memory + b * memory_item + slot * columns; }
 };
 
 template <typename T>
-Gates<T> gates_of(const Tensor& gates, const Tensor& memory) {
+Gates<T> gates_of(const Tensor& gates, const Tensor& common, const Tensor& memory) {
   const int64_t batch = memory.size(0), slots = memory.size(1), width = gates.size(2);
-  check("gates", gates, memory, {batch, slots, width});
-  TORCH_CHECK(gates.is_contiguous() && memory.is_contiguous(), "rmc: expected contiguous gates and memory");
-  return {slots, width, static_cast<T*>(gates.data_ptr()), memory.const_data_ptr<T>(), memory.stride(0)};
+  check("gates", gates, memory, {batch, slots, width}), check("gates of the input", common, memory, {batch, width});
+  TORCH_CHECK(gates.is_contiguous() && common.is_contiguous() && memory.is_contiguous(),
+              "rmc: expected contiguous gates and memory");
+  return {slots, width, static_cast<T*>(gates.data_ptr()), static_cast<T*>(common.data_ptr()),
+          memory.const_data_ptr<T>(), memory.stride(0)};
 }
 
 // Activates the gates, and makes the next memory [B, S, M].
@@ -94,6 +98,7 @@ void gate(const Sum<T>& sum, const Gates<T>& g, const Tensor& next) {
       for (int64_t slot = 0; slot < g.slots; ++slot) {
         T *to = out + (b * g.slots + slot) * columns, *write = g.of(b, slot), *keep = write + g.width / 2;
         const T *now = normal.data() + slot * columns, *old = g.before(b, slot, columns);
+        add_scaled(write, g.common_of(b), T(1), g.width);
         logistic(write, g.width, T(-1));
         if (!g.width) {
           std::copy_n(now, columns, to);
@@ -125,7 +130,7 @@ void gate_gradient(const Sum<T>& sum, const Gates<T>& g, const Tensor& grad_next
       sum.norm.affine(normal.data(), new_values.data());
       if (g.width) hyperbolic_tangent(new_values.data(), g.slots * columns);
       T* by_item = by_sum + b * sum.size();
-      std::fill_n(by_item, sum.size(), T(0));
+      std::fill_n(by_item, sum.size(), T(0)), std::fill_n(g.common_of(b), g.width, T(0));
       for (int64_t slot = 0; slot < g.slots; ++slot) {
         const int64_t at = b * g.slots + slot;
         const T *by = given + at * columns, *now = new_values.data() + slot * columns;
@@ -150,6 +155,7 @@ void gate_gradient(const Sum<T>& sum, const Gates<T>& g, const Tensor& grad_next
           *to_write = dot(by, now, columns) * in * (T(1) - in);
           *to_keep = dot(by, old, columns) * forget * (T(1) - forget);
         }
+        add_scaled(g.common_of(b), to_write, T(1), g.width);
       }
       sum.norm.gradient(by_item, normal.data(), scales.data(), gamma.of(part), beta.of(part));
     }

@@ -1,0 +1,114 @@
+// The likeliest words of rows of logits and their log-probabilities: the operator of translation/likeliest.py.
+// Shapes: N rows, V logits of each, K words wanted.
+
+// Torch's vector functions take the widest vectors only where these say so, before any of its headers.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define CPU_CAPABILITY AVX512
+#define CPU_CAPABILITY_AVX512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define CPU_CAPABILITY AVX2
+#define CPU_CAPABILITY_AVX2
+#endif
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/cpu/vec/vec.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+
+template <typename S>
+using Vec = at::vec::Vectorized<S>;
+
+// The sum of exp(x - top).
+template <typename S>
+S sum_of_exponentials(const S* x, int64_t n, S top) {
+  const Vec<S> shift(top);
+  Vec<S> sums(0);
+  const int64_t whole = n - n % Vec<S>::size();
+  for (int64_t i = 0; i < whole; i += Vec<S>::size()) sums = sums + (Vec<S>::loadu(x + i) - shift).exp();
+  S lanes[Vec<S>::size()], sum = 0;
+  sums.store(lanes);
+  for (const S lane : lanes) sum += lane;
+  for (int64_t i = whole; i < n; ++i) sum += std::exp(x[i] - top);
+  return sum;
+}
+
+// The largest of x.
+template <typename S>
+S maximum(const S* x, int64_t n) {
+  S lanes[Vec<S>::size()], best = x[0];
+  const int64_t whole = n - n % Vec<S>::size();
+  if (whole) {
+    Vec<S> top = Vec<S>::loadu(x);
+    for (int64_t i = Vec<S>::size(); i < whole; i += Vec<S>::size()) top = at::vec::maximum(top, Vec<S>::loadu(x + i));
+    top.store(lanes);
+    best = *std::max_element(lanes, lanes + Vec<S>::size());
+  }
+  for (int64_t i = whole; i < n; ++i) best = std::max(best, x[i]);
+  return best;
+}
+
+// The largest k of x, falling, and where they are; of equal ones the first come first.
+template <typename S>
+void largest(const S* x, int64_t n, int64_t k, S* values, int64_t* places) {
+  constexpr int64_t kBlock = 64;
+  int64_t found = 0;
+  for (int64_t first = 0; first < n; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, n);
+    if (found == k && !(maximum(x + first, last - first) > values[k - 1])) continue;  // as in nearly all blocks
+    for (int64_t i = first; i < last; ++i) {
+      if (found == k && !(x[i] > values[k - 1])) continue;
+      int64_t at = found < k ? found++ : k - 1;
+      for (; at > 0 && x[i] > values[at - 1]; --at) values[at] = values[at - 1], places[at] = places[at - 1];
+      values[at] = x[i], places[at] = i;
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor> likeliest(const Tensor& logits, const Tensor& bias, int64_t count, int64_t barred,
+                                     double never) {
+  TORCH_CHECK(logits.device().is_cpu() && logits.dim() == 2 && logits.is_contiguous(),
+              "revrnn: expected logits [N, V], contiguous and on the CPU, got ", logits.sizes());
+  const int64_t rows = logits.size(0), n = logits.size(1);
+  TORCH_CHECK(bias.is_contiguous() && bias.numel() == n && bias.scalar_type() == logits.scalar_type(),
+              "revrnn: expected a bias [V] of the logits' type");
+  TORCH_CHECK(0 < count && count <= n && barred < n, "revrnn: ", count, " words of ", n, " are wanted, without ", barred);
+  Tensor values = at::empty({rows, count}, logits.options());
+  Tensor words = at::empty({rows, count}, logits.options().dtype(at::kLong));
+  AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "revrnn::likeliest", [&] {
+    const scalar_t *own = logits.const_data_ptr<scalar_t>(), *add = bias.const_data_ptr<scalar_t>();
+    scalar_t* value = values.mutable_data_ptr<scalar_t>();
+    int64_t* word = words.mutable_data_ptr<int64_t>();
+    at::parallel_for(0, rows, 8, [=](int64_t first, int64_t last) {
+      std::vector<scalar_t> scratch(n);
+      scalar_t* x = scratch.data();
+      for (int64_t row = first; row < last; ++row) {
+        for (int64_t i = 0; i < n; ++i) x[i] = own[row * n + i] + add[i];
+        scalar_t* best = value + row * count;
+        const scalar_t of_barred = barred < 0 ? scalar_t(0) : x[barred];
+        if (barred >= 0) x[barred] = static_cast<scalar_t>(never);
+        largest(x, n, count, best, word + row * count);
+        if (barred >= 0) x[barred] = of_barred;
+        const scalar_t top = barred < 0 ? best[0] : std::max(best[0], of_barred);
+        const scalar_t total = top + std::log(sum_of_exponentials(x, n, top));
+        for (int64_t k = 0; k < count; ++k) best[k] -= total;
+      }
+    });
+  });
+  return {values, words};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(revrnn, library) {
+  library.def("likeliest(Tensor logits, Tensor bias, int count, int barred, float never) -> (Tensor, Tensor)",
+              &likeliest);
+}
