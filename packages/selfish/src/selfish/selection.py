@@ -7,6 +7,7 @@ result for the same generator state, on every device.
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,8 @@ def kth_smallest(values: Sequence[Tensor], k: int) -> Tensor:
     low = sample[first] if first >= 0 else torch.full_like(sample[0], -math.inf)
     high = sample[last] if last < len(sample) else torch.full_like(sample[0], math.inf)
     below = sum(count(value < low) for value in flat)
+    if low == high and below < k <= below + sum(count(value == low) for value in flat):
+        return low  # of very many: the dead are all 0
     between = torch.cat([value[(value >= low).logical_and_(value <= high)] for value in flat])
     if below < k <= below + len(between):
         return between.kthvalue(k - below).values
@@ -72,6 +75,8 @@ def random_subset(eligible: Tensor, number: int, generator: torch.Generator) -> 
 
 def count(flags: Tensor) -> int:
     """How many elements are true or not 0."""
+    if flags.device.type == "cpu" and flags.dtype == torch.bool:
+        return int(np.count_nonzero(flags.numpy()))  # many times as fast as torch's
     return int(torch.count_nonzero(flags))
 
 
