@@ -2,20 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from rnncore import checkpoint, device, report
+from rnncore import device
 from rnncore.divergence import numbered_step, require_finite_step
-from rnncore.flags import command, to_dict
-from rnncore.interrupts import Interrupt, deferred_interrupt
-from rnncore.memory import keep_freed_memory
-from rnncore.resumption import open_resumed
+from rnncore.flags import command
+from rnncore.interrupts import Interrupt
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
-from rnncore.run_state import Stateful, keep_best, restore, save_last
+from rnncore.run_state import Stateful, keep_best, save_last
+from rnncore.training_run import draw_curves, load_best, ready, reopened, under_way
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,38 +67,30 @@ def main(options: FarthestOptions) -> None:
     The loss is in nats per question; the accuracy is the share of right answers, which guessing brings to one over
     --objects.
     """
-    saved: dict[str, Any] | None = None
-    if options.resume is not None:
-        options, run, saved = open_resumed(options, FARTHEST, CHANGEABLE)
+    options, resumed = reopened(options, FARTHEST, CHANGEABLE)
     others = accuracy_plot.runs_named(options.compare_with)
-    keep_freed_memory()
-    device.set_threads(options.threads)
-    place = device.choose(options.device, cuda=options.cuda)
-    device.seed_everything(options.seed)
+    place = ready(options, seed=options.seed, cuda=options.cuda)
     model = build_model(options).to(place)
     if options.dry_run:
         print(describe(options, model), end="")
         return
-    if saved is None:
-        run = RunDirectory.create(options.run_dir, command=FARTHEST, config=to_dict(options))
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
     limit = min(options.n_steps, options.max_steps or options.n_steps)
-    with RunLog(run, unit=None, log_interval=options.log_interval, total_steps=limit) as log:
-        training = Training(options=options, device=place, model=model, optimizer=optimizer, run=run, log=log)
-        if saved is None:
-            guess = math.log(options.objects)
-            log.say(f"{options.model} on Nth farthest (guessing costs {guess:.3f}), run directory {run.path}")
-        else:
-            restore(training, saved)
-        with deferred_interrupt() as interrupt:
-            _train(training, limit, interrupt)
-        if interrupt:
-            log.say(f"stopped; to go on: {FARTHEST} --resume {run.path}")
-        else:
-            _finish(training, others)
-    run.close()
-    if interrupt:
-        raise SystemExit(130)
+
+    def make(run: RunDirectory, log: RunLog) -> Training:
+        return Training(options=options, device=place, model=model, optimizer=optimizer, run=run, log=log)
+
+    with under_way(
+        options,
+        FARTHEST,
+        make,
+        resumed=resumed,
+        title=f"{options.model} on Nth farthest (guessing costs {math.log(options.objects):.3f})",
+        finish=partial(_finish, others=others),
+        log_interval=options.log_interval,
+        total_steps=limit,
+    ) as (training, interrupt):
+        _train(training, limit, interrupt)
 
 
 def _train(training: Training, limit: int, interrupt: Interrupt) -> None:
@@ -171,11 +162,11 @@ def _validate(training: Training, *, regular: bool = True) -> None:
 def _finish(training: Training, others: list[Path]) -> None:
     """Tests the best model and draws the curves, those of the accuracy beside other runs'."""
     log, run = training.log, training.run
-    training.model.load_state_dict(checkpoint.load(run.best, kind=FARTHEST)["model"])
+    load_best(training)
     loss, extra = _evaluate(training, TEST)
     log.evaluated("test", loss, extra=extra)
     log.end()
-    report.plot([run.path], run.path / "report.png")
+    draw_curves(run)
     picture = run.path / "accuracy.png"
     accuracy_plot.plot([run.path, *others], picture)
     log.say(f"run directory {run.path} | accuracy over steps {picture}")
