@@ -412,7 +412,8 @@ for line in sys.stdin:
 def rank_starter() -> Iterator[subprocess.Popen[str]]:
     """A process that starts others which find each other, as torchrun does, but has imported torch once for all."""
     command, pipe = [sys.executable, "-c", RANKS], subprocess.PIPE
-    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as starter:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun has it
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, env=environment) as starter:
         yield starter
 
 
