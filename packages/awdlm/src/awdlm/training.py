@@ -3,8 +3,8 @@
 Shapes: T time steps, B batch.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,6 @@ def texts_of(corpus: Corpus, options: ModelOptions, place: torch.device) -> dict
     return {split: corpus.columns(split, count, place) for split, count in columns.items()}
 
 
-@contextmanager
 def under_way(
     options: ModelOptions,
     command: str,
@@ -54,7 +53,7 @@ def under_way(
     *,
     copy: Path | None,
     resumed: Resumed | None,
-) -> Iterator[tuple[Training, Interrupt]]:
+) -> AbstractContextManager[tuple[Training, Interrupt]]:
     """Opens a run, new or resumed; at the end of the block tests the best model, or says how to go on after Ctrl-C.
 
     Args:
@@ -72,7 +71,7 @@ def under_way(
     """
     if copy is not None:
         require_folder_for(copy, "--save")
-    with training_run.under_way(
+    return training_run.under_way(
         options,
         command,
         lambda run, log: _prepared(options, command, corpus, texts, model, optimizer, run, log, copy),
@@ -83,8 +82,7 @@ def under_way(
         unit=loss_unit(options.level, options.data),
         vocabulary=corpus.vocabulary,
         restored=_restored,
-    ) as training_and_interrupt:
-        yield training_and_interrupt
+    )
 
 
 def _restored(training: Training, saved: Mapping[str, Any]) -> None:

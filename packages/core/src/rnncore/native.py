@@ -22,6 +22,9 @@ from rnncore.cache_folders import cache_root
 
 logger = logging.getLogger("rnncore")
 
+#: Headers for the sources of all packages.
+_SHARED = Path(__file__).with_name("kernels")
+
 # Contraction to fused multiply-adds would make a native step differ from its eager oracle in the last bit.
 _FLAGS = (
     "-O3",
@@ -46,7 +49,7 @@ def load(source: Path) -> bool:
     build at once: each compiles under a temporary name and renames the result.
 
     Args:
-        source: The ``.cpp`` file; headers of its own lie beside it.
+        source: The ``.cpp`` file; headers of its own lie beside it, and it may include ``kernels/widest_vectors.h``.
 
     Returns:
         Whether the operators can be called. A failed build logs one warning.
@@ -77,7 +80,8 @@ def _key(source: Path) -> str:
         processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):
         processor = platform.processor()
-    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
+    headers = {*source.parent.glob("*.h"), _SHARED / "widest_vectors.h"}
+    texts = [path.read_text() for path in (source, *sorted(headers))]
     parts = (*texts, str(torch.__version__), platform.machine(), processor, " ".join(_FLAGS))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -91,6 +95,7 @@ def _build(source: Path, library: Path) -> None:
         target = Path(folder) / library.name
         command = [
             *(*shlex.split(os.environ.get("CXX", "c++")), *_FLAGS),
+            *("-I", str(_SHARED)),
             *("-isystem", str(include), "-isystem", str(include / "torch" / "csrc" / "api" / "include")),
             *(str(source), "-o", str(target), f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10"),
         ]

@@ -79,6 +79,7 @@ def under_way(
     unit: Unit | None = None,
     vocabulary: Vocabulary | None = None,
     total_steps: int | None = None,
+    place: Path | None = None,
     restored: Callable[[Run, Mapping[str, Any]], None] = restore,
 ) -> Iterator[tuple[Run, Interrupt]]:
     """Opens a run, new or resumed, for the block that trains; then ends it, or after Ctrl-C says how to go on.
@@ -93,6 +94,7 @@ def under_way(
         log_interval, unit: Of `rnncore.run_log.RunLog`.
         vocabulary: Of a text.
         total_steps: The last step, where it is known and not that of ``--max_steps``.
+        place: The directory of a new run, if it is not that of ``--run_dir``.
         restored: Brings a run to where the checkpoint is.
 
     Raises:
@@ -100,7 +102,7 @@ def under_way(
     """
     if resumed is None:
         directory = RunDirectory.create(
-            options.run_dir, command=command, config=to_dict(options), vocabulary=vocabulary
+            place or options.run_dir, command=command, config=to_dict(options), vocabulary=vocabulary
         )
     else:
         directory = resumed.directory

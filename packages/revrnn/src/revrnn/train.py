@@ -72,7 +72,7 @@ def main(options: TrainOptions) -> None:
         print(describe(options, model), end="")
         return
     with under_way(
-        dataclasses.replace(options, run_dir=_place_of(options)),
+        options,
         COMMAND,
         partial(_prepare, options, place, corpus, texts, model),
         resumed=resumed,
@@ -81,6 +81,7 @@ def main(options: TrainOptions) -> None:
         log_interval=options.log_interval,
         unit=loss_unit(options.level, options.data),
         vocabulary=corpus.vocabulary,
+        place=_place_of(options),
     ) as (training, interrupt):
         _train(training, interrupt)
 

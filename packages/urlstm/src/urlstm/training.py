@@ -1,7 +1,7 @@
 """What the four training commands share: the optimizer step, validation, and a run around its steps."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ class Evaluation(NamedTuple):
     extra: dict[str, float]
 
 
-@contextmanager
 def under_way(
     options: TaskOptions,
     command: str,
@@ -41,7 +40,7 @@ def under_way(
     unit: Unit | None = None,
     total_steps: int | None = None,
     vocabulary: Vocabulary | None = None,
-) -> Iterator[tuple[Training, Interrupt]]:
+) -> AbstractContextManager[tuple[Training, Interrupt]]:
     """Opens a run, new or resumed, with AdamW as the port has it; at the end of the block tests the best model.
 
     Args:
@@ -71,7 +70,7 @@ def under_way(
             vocabulary=vocabulary,
         )
 
-    with training_run.under_way(
+    return training_run.under_way(
         options,
         command,
         make,
@@ -82,8 +81,7 @@ def under_way(
         unit=unit,
         vocabulary=vocabulary,
         total_steps=total_steps,
-    ) as training_and_interrupt:
-        yield training_and_interrupt
+    )
 
 
 def optimizer_step(training: Training, loss_of_batch: Callable[[], Tensor]) -> Tensor:

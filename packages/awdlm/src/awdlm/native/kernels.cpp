@@ -1,14 +1,8 @@
 // The recurrence of a QRNN layer and its gates on CPU: what eager.py computes, operator for operator (docstrings are
 // there), in one pass over time. Shapes: T time steps, B rows, H units.
 
-// Torch's vector functions take the widest vectors only where these say so, before any of its headers.
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
-#define CPU_CAPABILITY AVX512
-#define CPU_CAPABILITY_AVX512
-#elif defined(__AVX2__) && defined(__FMA__)
-#define CPU_CAPABILITY AVX2
-#define CPU_CAPABILITY_AVX2
-#endif
+#include "widest_vectors.h"  // before any header of torch
+
 #include <torch/library.h>
 
 #include "forget_mult.h"

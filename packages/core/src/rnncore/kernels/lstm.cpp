@@ -1,14 +1,8 @@
 // The LSTM's time loop on CPU, and the pointwise work of one step: the operators of lstm_steps.py, fused.
 // Shapes: T time steps, B rows, I inputs, H units; everything is contiguous, float32 or float64, and of one type.
 
-// Torch's vector functions take the widest vectors only where these say so, before any of its headers.
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
-#define CPU_CAPABILITY AVX512
-#define CPU_CAPABILITY_AVX512
-#elif defined(__AVX2__) && defined(__FMA__)
-#define CPU_CAPABILITY AVX2
-#define CPU_CAPABILITY_AVX2
-#endif
+#include "widest_vectors.h"  // before any header of torch
+
 #include <ATen/Dispatch.h>
 #include <torch/library.h>
 

@@ -81,7 +81,7 @@ def main(options: TranslationOptions) -> None:
         print(describe(options, model), end="")
         return
     with under_way(
-        dataclasses.replace(options, run_dir=options.run_path),
+        options,
         COMMAND,
         partial(_prepared, options, place, data, model),
         resumed=resumed,
@@ -90,6 +90,7 @@ def main(options: TranslationOptions) -> None:
         finish=_finish,
         log_interval=10**9 if options.no_log_during_epoch else options.report_every,
         unit="ppl",
+        place=options.run_path,
     ) as (training, interrupt):
         _train(training, interrupt)
 
