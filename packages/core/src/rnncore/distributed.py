@@ -174,21 +174,18 @@ class Ranks:
         return state if self.size == 1 else part_of_state(state, initial_state, self.columns_of(batch_size))
 
 
-class CommonInterrupt:
+class CommonInterrupt(Interrupt):
     """Whether any process was asked to stop. All learn it from the same `ask`, and so stop after the same step."""
 
     def __init__(self, own: Interrupt, ranks: Ranks) -> None:
         """``own`` is what this process was asked."""
-        self._own, self._ranks, self._asked = own, ranks, False
+        super().__init__()
+        self._own, self._ranks = own, ranks
 
     def ask(self) -> bool:
-        """Ask all processes."""
-        self._asked = self._ranks.any(bool(self._own))
-        return self._asked
-
-    def __bool__(self) -> bool:
-        """The last answer."""
-        return self._asked
+        """Ask all processes; until the next time, the answer is what this is in a condition."""
+        self.requested = self._ranks.any(bool(self._own))
+        return self.requested
 
 
 @contextmanager

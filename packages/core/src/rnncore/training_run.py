@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from rnncore import checkpoint, device, report
+from rnncore.distributed import CommonInterrupt, Ranks
 from rnncore.flags import to_dict
 from rnncore.interrupts import Interrupt, deferred_interrupt
 from rnncore.memory import keep_freed_memory
@@ -80,6 +81,7 @@ def under_way(
     vocabulary: Vocabulary | None = None,
     total_steps: int | None = None,
     place: Path | None = None,
+    ranks: Ranks | None = None,
     restored: Callable[[Run, Mapping[str, Any]], None] = restore,
 ) -> Iterator[tuple[Run, Interrupt]]:
     """Opens a run, new or resumed, for the block that trains; then ends it, or after Ctrl-C says how to go on.
@@ -95,17 +97,23 @@ def under_way(
         vocabulary: Of a text.
         total_steps: The last step, where it is known and not that of ``--max_steps``.
         place: The directory of a new run, if it is not that of ``--run_dir``.
+        ranks: The processes of the run, where the command can be started as several; all of them call this.
         restored: Brings a run to where the checkpoint is.
 
     Raises:
         SystemExit: With status 130, after Ctrl-C.
     """
-    if resumed is None:
-        directory = RunDirectory.create(
-            place or options.run_dir, command=command, config=to_dict(options), vocabulary=vocabulary
-        )
-    else:
+
+    def created() -> RunDirectory:
+        path, config = place or options.run_dir, to_dict(options)
+        return RunDirectory.create(path, command=command, config=config, vocabulary=vocabulary)
+
+    if resumed is not None:
         directory = resumed.directory
+    elif ranks is None:
+        directory = created()
+    else:
+        directory = ranks.shared(created)
     steps = total_steps or options.max_steps or None
     with RunLog(directory, unit=unit, log_interval=log_interval, total_steps=steps) as log:
         training = make(directory, log)
@@ -113,7 +121,8 @@ def under_way(
             log.say(f"{title}, run directory {directory.path}")
         else:
             restored(training, resumed.saved)
-        with deferred_interrupt() as interrupt:
+        with deferred_interrupt() as own:
+            interrupt = own if ranks is None else CommonInterrupt(own, ranks)
             yield training, interrupt
         if interrupt:
             log.say(f"stopped; to go on: {command} --resume {directory.path}")

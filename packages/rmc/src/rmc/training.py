@@ -3,24 +3,23 @@
 Shapes: T time steps, B batch.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from rnncore import checkpoint, device
+from rnncore import checkpoint, device, training_run
 from rnncore.atomic_file import require_folder_for
 from rnncore.corpus import Corpus
 from rnncore.datasets import locate, loss_unit
-from rnncore.distributed import CommonInterrupt, Ranks, processes
+from rnncore.distributed import Ranks, processes
 from rnncore.divergence import require_finite_step
 from rnncore.epochs import finished, learning_rate, train_epoch
 from rnncore.errors import UserError
 from rnncore.evaluation import evaluate
-from rnncore.flags import to_dict
-from rnncore.interrupts import deferred_interrupt
+from rnncore.interrupts import Interrupt
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
@@ -67,6 +66,8 @@ def run(
         if not options.dry_run:
             opened = under_way(options, command, corpus, texts, model, ranks=ranks, copy=copy, resumed=resumed)
             with opened as (training, interrupt):
+                if resumed is None:
+                    _introduce(training)
                 train(training, interrupt)
         elif ranks.first:
             print(describe(options, model), end="")
@@ -81,7 +82,6 @@ def _begun(options: Options, command: str, copy: Path | None) -> tuple[Options, 
     return options, resumed
 
 
-@contextmanager
 def under_way(
     options: LanguageOptions,
     command: str,
@@ -92,20 +92,12 @@ def under_way(
     ranks: Ranks,
     copy: Path | None,
     resumed: Resumed | None,
-) -> Iterator[tuple[Training, CommonInterrupt]]:
+) -> AbstractContextManager[tuple[Training, Interrupt]]:
     """Opens a run, new or resumed; at the end of the block tests the best model, or says how to go on after Ctrl-C."""
-    if resumed is None:
-        directory = ranks.shared(
-            lambda: RunDirectory.create(
-                options.run_dir, command=command, config=to_dict(options), vocabulary=corpus.vocabulary
-            )
-        )
-    else:
-        directory = resumed.directory
-    unit = loss_unit("word", options.data)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
-    with RunLog(directory, unit=unit, log_interval=options.log_interval, total_steps=options.max_steps or None) as log:
-        training = Training(
+
+    def make(directory: RunDirectory, log: RunLog) -> Training:
+        return Training(
             options=options,
             command=command,
             ranks=ranks,
@@ -120,26 +112,23 @@ def under_way(
             state=model.initial_state(texts["train"].shape[1]),
             copy=copy,
         )
-        if resumed is None:
-            log.say(f"{command} on {options.data}: {len(corpus.vocabulary):,} types, run directory {directory.path}")
-            _tell_cutoffs(training)
-            if ranks.size > 1:
-                log.say(f"{ranks.size} processes share the {options.batch_size} columns of a batch")
-        else:
-            restore(training, resumed.saved)
-        with deferred_interrupt() as own:
-            interrupt = CommonInterrupt(own, ranks)
-            yield training, interrupt
-        if interrupt:
-            log.say(f"stopped; to go on: {command} --resume {directory.path}")
-        else:
-            _finish(training)
-    directory.close()
-    if interrupt:
-        raise SystemExit(130)
+
+    return training_run.under_way(
+        options,
+        command,
+        make,
+        resumed=resumed,
+        title=f"{command} on {options.data}: {len(corpus.vocabulary):,} types",
+        finish=_finish,
+        log_interval=options.log_interval,
+        unit=loss_unit("word", options.data),
+        vocabulary=corpus.vocabulary,
+        ranks=ranks,
+        restored=restore,
+    )
 
 
-def train(training: Training, interrupt: CommonInterrupt) -> None:
+def train(training: Training, interrupt: Interrupt) -> None:
     """The epochs: windows one after the other, the state carried; validate, keep the best, halve the rate."""
     options, log = training.options, training.log
     step, length = partial(_step, training), partial(min, options.bptt)
@@ -239,10 +228,13 @@ def _load_corpus(options: LanguageOptions, vocabulary: Vocabulary | None) -> Cor
     return corpus
 
 
-def _tell_cutoffs(training: Training) -> None:
+def _introduce(training: Training) -> None:
+    """What there is to say of a new run before it begins."""
     options, size = training.options, len(training.vocabulary)
     used = cutoffs_of(options, size)
     dropped = [cutoff for cutoff in options.cutoffs if used is not None and cutoff not in used]
     if dropped:
         shown = ", ".join(map(str, dropped))
         training.log.say(f"warning: the vocabulary has {size:,} words, so --cutoffs {shown} are left out")
+    if training.ranks.size > 1:
+        training.log.say(f"{training.ranks.size} processes share the {options.batch_size} columns of a batch")
