@@ -17,8 +17,8 @@ from typing import NamedTuple
 import click
 import torch
 from awdlm.model import AWDModel
-from awdlm.training import loss_and_gradient
 from rnncore import device
+from rnncore.gradient import loss_and_gradient
 from rnncore.memory import keep_freed_memory
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rnncore.asgd import AveragedParameters, NonMonotone
-from rnncore.cuda_graph import GraphedStep
+from rnncore.cuda_graph import Step
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_state import Stateful
@@ -24,8 +24,8 @@ class Training:
     """All that changes while a run goes on, and what it reads.
 
     ``texts``: each split in columns, ``[T, B]``; ``lengths`` draws window lengths; ``state`` is the recurrent one;
-    ``row`` is the next of the epoch under way; ``best`` is the least validation loss so far; ``copy`` is a second file
-    for the best model.
+    ``gradient`` is what a step does before the optimizer's; ``row`` is the next of the epoch under way; ``best`` is the
+    least validation loss so far; ``copy`` is a second file for the best model.
     """
 
     options: ModelOptions
@@ -41,7 +41,7 @@ class Training:
     run: RunDirectory
     log: RunLog
     state: State
-    graph: GraphedStep | None
+    gradient: Step
     copy: Path | None
     epoch: int = 1
     row: int = 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rnncore import device, epochs, training_run
+from rnncore import epochs, training_run
 from rnncore.asgd import AveragedParameters, NonMonotone, scaled_lr
 from rnncore.atomic_file import require_folder_for
 from rnncore.corpus import Corpus
@@ -19,16 +19,16 @@ from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import loss_unit
 from rnncore.divergence import require_finite_step
 from rnncore.evaluation import evaluate
+from rnncore.gradient import loss_and_gradient
 from rnncore.interrupts import Interrupt
-from rnncore.penalties import activation_penalty, temporal_penalty
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_state import copy_best, keep_best, restore, save_last
 from rnncore.training_run import Resumed
-from rnncore.windows import detach, random_length
+from rnncore.windows import random_length
 from torch import Tensor
 
-from awdlm.model import AWDModel, State
+from awdlm.model import AWDModel
 from awdlm.options import ModelOptions
 from awdlm.run_state import Training
 
@@ -118,41 +118,15 @@ def _prepared(
         run=run,
         log=log,
         state=model.initial_state(options.batch_size),
-        graph=GraphedStep(step, model.parameters()) if options.cuda_graph and place.type == "cuda" else None,
+        gradient=GraphedStep(step, model.parameters()) if options.cuda_graph and place.type == "cuda" else step,
         copy=copy,
     )
-
-
-def loss_and_gradient(
-    model: AWDModel,
-    inputs: Tensor,
-    targets: Tensor,
-    state: State,
-    *,
-    activation: float,
-    temporal: float,
-    amp: str | None = None,
-) -> tuple[Tensor, State]:
-    """The mean loss of a window ``[T, B]`` in nats per token, without penalties, and the state after it.
-
-    The gradients by the loss with its penalties ``activation`` (AR) and ``temporal`` (TAR) are added to the parameters.
-    """
-    with device.autocast(inputs.device, amp):
-        outputs = model(inputs, state)
-        loss = model.loss(outputs.dropped[-1], targets)
-        total = loss
-        if activation:
-            total = total + activation_penalty(outputs.dropped[-1], activation)
-        if temporal:
-            total = total + temporal_penalty(outputs.raw[-1], temporal)
-    total.backward()  # type: ignore[no-untyped-call]
-    return loss.detach(), detach(outputs.state)
 
 
 def train_epoch(training: Training, interrupt: Interrupt) -> bool:
     """Trains to the end of the epoch, or until ``--max_steps`` or Ctrl-C stop it; whether it is at its end."""
     text, base = training.texts["train"], training.options.bptt
-    multiple = epochs.length_multiple(training, graphed=training.graph is not None)
+    multiple = epochs.length_multiple(training, graphed=isinstance(training.gradient, GraphedStep))
 
     def length(left: int) -> int:
         return random_length(base, training.lengths, left, multiple)
@@ -164,19 +138,7 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, 
     """One optimizer step on a window ``[T, B]``, at a rate scaled by its length: the loss, and the rate."""
     options, model, optimizer = training.options, training.model, training.optimizer
     optimizer.zero_grad()
-    loss: Tensor
-    if training.graph is not None:
-        loss, training.state = training.graph(inputs, targets, training.state)
-    else:
-        loss, training.state = loss_and_gradient(
-            model,
-            inputs,
-            targets,
-            training.state,
-            activation=options.activation,
-            temporal=options.temporal,
-            amp=options.amp,
-        )
+    loss, training.state = training.gradient(inputs, targets, training.state)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
     require_finite_step(loss, norm)
     with scaled_lr(optimizer, len(inputs) / options.bptt):

@@ -12,6 +12,7 @@ from rnncore.corpus import Corpus
 from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import loss_unit
 from rnncore.evaluation import evaluate
+from rnncore.gradient import loss_and_gradient
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
@@ -23,7 +24,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from selfish.convert import Model
 from selfish.flops import Flops, flops_per_token
-from selfish.gradient import loss_and_gradient
 from selfish.mask_history import draw_densities, draw_overlap
 from selfish.masking import Masking
 from selfish.models import build_model
@@ -175,7 +175,7 @@ def _prepared(
         run=directory,
         log=log,
         state=model.initial_state(options.batch_size),
-        graph=GraphedStep(step, model.parameters()) if options.cuda_graph and place.type == "cuda" else None,
+        gradient=GraphedStep(step, model.parameters()) if options.cuda_graph and place.type == "cuda" else step,
     )
 
 

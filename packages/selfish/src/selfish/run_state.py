@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rnncore.asgd import NonMonotone
-from rnncore.cuda_graph import GraphedStep
+from rnncore.cuda_graph import Step
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_state import Stateful
@@ -50,8 +50,9 @@ class Training:
     """All that changes while a run goes on, and what it reads.
 
     ``texts``: each split in columns, ``[T, B]``; ``schedule``: of Adam's rate; ``masking``: None where the network is
-    dense; ``lengths`` draws window lengths; ``state`` is the recurrent one; ``row`` is the next of the epoch under way;
-    ``best`` is the least validation loss so far.
+    dense; ``lengths`` draws window lengths; ``state`` is the recurrent one; ``gradient`` is
+    what a step does before the optimizer's; ``row`` is the next of the epoch under way; ``best`` is the least
+    validation loss so far.
     """
 
     options: LanguageOptions
@@ -70,7 +71,7 @@ class Training:
     run: RunDirectory
     log: RunLog
     state: State
-    graph: GraphedStep | None
+    gradient: Step
     epoch: int = 1
     row: int = 0
     best: float = math.inf

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from rnncore.asgd import scaled_lr
+from rnncore.cuda_graph import GraphedStep
 from rnncore.divergence import require_finite_step
 from rnncore.epochs import finished, learning_rate, length_multiple, train_epoch
 from rnncore.evaluation import evaluate
@@ -15,7 +16,6 @@ from rnncore.run_state import keep_best, save_last
 from rnncore.windows import random_length
 from torch import Tensor
 
-from selfish.gradient import loss_and_gradient
 from selfish.run_state import Training, gradients_to_save
 
 
@@ -53,7 +53,7 @@ def _length(training: Training, left: int) -> int:
     if not recipe.random:
         return min(options.bptt, left)
     longest = left if recipe.longest is None else min(recipe.longest, left)
-    multiple = length_multiple(training, graphed=training.graph is not None)
+    multiple = length_multiple(training, graphed=isinstance(training.gradient, GraphedStep))
     return random_length(options.bptt, training.lengths, longest, multiple)
 
 
@@ -64,22 +64,9 @@ def _scale(training: Training, inputs: Tensor) -> float:
 
 def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
     """One optimizer step on a window ``[T, B]``: the loss, and the rate. Dead weights stay 0."""
-    options, recipe, model, optimizer = training.options, training.recipe, training.model, training.optimizer
+    options, model, optimizer = training.options, training.model, training.optimizer
     optimizer.zero_grad()
-    loss: Tensor
-    if training.graph is not None:
-        loss, training.state = training.graph(inputs, targets, training.state)
-    else:
-        loss, training.state = loss_and_gradient(
-            model,
-            inputs,
-            targets,
-            training.state,
-            activation=recipe.activation,
-            temporal=recipe.temporal,
-            piece=recipe.piece,
-            amp=options.amp,
-        )
+    loss, training.state = training.gradient(inputs, targets, training.state)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
     require_finite_step(loss, norm)
     with scaled_lr(optimizer, _scale(training, inputs)):

@@ -3,29 +3,53 @@
 Shapes: T time steps, B batch.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
+
 from rnncore import device
 from rnncore.penalties import activation_penalty, temporal_penalty
 from rnncore.windows import detach
-from torch import Tensor
 
-from selfish.convert import Model
-from selfish.outputs import State
+
+class Outputs(Protocol):
+    """What a language model computes of a window: each layer's outputs ``[T, B, .]``, and the state after it."""
+
+    @property
+    def raw(self) -> list[Tensor]:
+        """Before dropout."""
+
+    @property
+    def dropped(self) -> list[Tensor]:
+        """After it; the last are what the decoder takes."""
+
+    @property
+    def state(self) -> Any:
+        """To go on from; where pieces of the batch are wanted, tensors ``[1, B, H]``, or tuples and lists of them."""
+
+
+class LanguageModel(Protocol):
+    """A module that is called with a window and the state before it, and can tell a loss of its outputs."""
+
+    def __call__(self, ids: Tensor, state: Any, /) -> Outputs:
+        """The window ``ids [T, B]`` through all but the decoder."""
+
+    def loss(self, output: Tensor, targets: Tensor, /) -> Tensor:
+        """The mean loss of the last dropped outputs ``[T, B, H]``, in nats per token."""
 
 
 def loss_and_gradient(
-    model: Model,
+    model: LanguageModel,
     inputs: Tensor,
     targets: Tensor,
-    state: State,
+    state: Any,
     *,
     activation: float,
     temporal: float,
-    piece: int,
+    piece: int | None = None,
     amp: str | None = None,
-) -> tuple[Tensor, State]:
+) -> tuple[Tensor, Any]:
     """The mean loss of a window ``[T, B]`` in nats per token, without penalties, and the state after it.
 
     The gradients by the loss with its penalties are added to the parameters.
@@ -35,15 +59,17 @@ def loss_and_gradient(
         inputs, targets: The window.
         state: Before it.
         activation, temporal: The penalties AR and TAR.
-        piece: Columns to compute at a time; they divide B. Dropout is drawn for each piece.
+        piece: Columns to compute at a time, to bound the memory; they divide B. All when absent. Dropout is drawn for
+            each piece.
         amp: ``"bf16"`` for mixed precision.
     """
-    losses, states = [], []
-    share = piece / inputs.shape[1]
-    for start in range(0, inputs.shape[1], piece):
+    losses, states, count = [], [], inputs.shape[1]
+    piece = piece or count
+    share = piece / count
+    for start in range(0, count, piece):
         columns = slice(start, start + piece)
         with device.autocast(inputs.device, amp):
-            outputs = model(inputs[:, columns], _of_columns(state, columns))
+            outputs = model(inputs[:, columns], state if share == 1 else _of_columns(state, columns))
             loss = model.loss(outputs.dropped[-1], targets[:, columns])
             total = loss
             if activation:
