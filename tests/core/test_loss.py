@@ -104,9 +104,10 @@ def test_single_precision() -> None:
     assert_all_close([grad.double() for grad in d.gradients(loss)], exact.gradients(exact.plain()), 1e-6)
 
 
-def test_products_in_bfloat16() -> None:
+@pytest.mark.parametrize("rows", [64, 70])
+def test_products_in_bfloat16(rows: int) -> None:
     """Operands are rounded to 8 bits of mantissa; what softmax sees is kept in float32."""
-    d, rows = Decoder(torch.float32, rows=64), 64
+    d = Decoder(torch.float32, rows=rows)
     loss = linear_cross_entropy(d.hidden, d.weight, d.bias, d.targets, torch.bfloat16)
     assert loss.dtype == torch.float32
     rounded = [leaf.detach().bfloat16().double() for leaf in (d.hidden, d.weight)]
@@ -120,6 +121,26 @@ def test_products_in_bfloat16() -> None:
     assert [grad.dtype for grad in got] == [torch.float32] * 3
     for ours, theirs in zip(got, d.gradients(d.plain()), strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
+
+
+def test_few_numbers_of_rows_are_multiplied_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN keeps memory for each."""
+    shapes = set()
+    plain = F.linear
+
+    def watched(rows: Tensor, weight: Tensor) -> Tensor:
+        shapes.add((rows.dtype, len(rows)))
+        return plain(rows, weight)
+
+    monkeypatch.setattr(loss_module.F, "linear", watched)
+    for rows in (1, 50, 64, 65, 100, 128):
+        d = Decoder(torch.float32, rows=rows)
+        for dtype in (torch.bfloat16, None):
+            loss = linear_cross_entropy(d.hidden, d.weight, d.bias, d.targets, dtype)
+            assert [len(grad) for grad in d.gradients(loss)] == [rows, V, V]
+            cross_entropy_sum(d.hidden, d.weight, d.bias, d.targets, dtype)
+    assert {rows for dtype, rows in shapes if dtype == torch.bfloat16} == {64, 128}
+    assert {rows for dtype, rows in shapes if dtype == torch.float32} == {1, 50, 64, 65, 100, 128}
 
 
 def test_without_gradient_no_gradient_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,17 @@ def test_losses_and_gradients(rows: int, classes: int, biased: bool, dtype: torc
         torch.testing.assert_close(sums.double(), 1 + 0.5 * by_logits.sum(0), rtol=0, atol=rows * atol)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_without_target_have_no_gradient(dtype: torch.dtype) -> None:
+    logits, bias, targets = example(7, 9, dtype)
+    sums, sums_of_few = torch.zeros_like(bias), torch.zeros_like(bias)
+    losses, gradient = cross_entropy_gradient(logits.clone(), bias, targets[:4], sums, 0.5)
+    losses_of_few, gradient_of_few = cross_entropy_gradient(logits[:4].clone(), bias, targets[:4], sums_of_few, 0.5)
+    assert torch.equal(losses, losses_of_few)
+    assert torch.equal(sums, sums_of_few)
+    assert torch.equal(gradient, torch.cat([gradient_of_few, torch.zeros(3, 9, dtype=dtype)]))
+
+
 def test_logits_stay_where_no_gradient_is_asked_for() -> None:
     logits, bias, targets = example(5, 9)
     before = logits.clone()

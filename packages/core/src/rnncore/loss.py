@@ -17,6 +17,19 @@ from rnncore.softmax import cross_entropy, cross_entropy_gradient
 
 #: Logits of a block, 32 MiB in float32, and the fewest rows of one: each passes over the whole weight gradient.
 BLOCK, FEWEST_ROWS = 2**23, 256
+#: In a 16-bit type on CPU, rows are multiplied in multiples of this: see `filled`.
+TOGETHER = 64
+
+
+def filled(rows: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Rows ``[N, ...]`` that are to be multiplied in ``dtype``, followed by zeros where that saves memory.
+
+    In a 16-bit type on CPU oneDNN keeps one to three megabytes for each number of rows that it has seen, and takes time
+    for a new one. Where the number differs from step to step (words of a class, of sentences), few are left so.
+    """
+    narrow = dtype is not None and dtype.itemsize == 2 and rows.device.type == "cpu"
+    missing = -len(rows) % TOGETHER if narrow else 0
+    return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
 
 
 @torch.no_grad()
@@ -34,7 +47,9 @@ def cross_entropy_rows(
     """
     losses, factor = hidden.new_empty(len(hidden)), _factor(weight, dtype)
     for rows in _blocks(hidden, weight):
-        losses[rows] = cross_entropy(F.linear(hidden[rows].to(factor.dtype), factor), bias, targets[rows])
+        block = filled(hidden[rows].to(factor.dtype), dtype)
+        logits = F.linear(block, factor)[: rows.stop - rows.start]
+        losses[rows] = cross_entropy(logits, bias, targets[rows])
     return losses
 
 
@@ -70,14 +85,14 @@ def cross_entropy_and_gradient(
     total, grad_hidden = hidden.new_zeros(()), torch.empty_like(hidden)
     factor = _factor(weight, dtype)
     for rows in _blocks(hidden, weight):
-        block = hidden[rows].to(factor.dtype)
+        block = filled(hidden[rows].to(factor.dtype), dtype)
         losses, gradient = cross_entropy_gradient(F.linear(block, factor), bias, targets[rows], grad_bias, scale)
         total += losses.sum()
         if factor.dtype == hidden.dtype:
             torch.mm(gradient, factor, out=grad_hidden[rows])
             grad_weight.addmm_(gradient.t(), block, alpha=scale)
         else:
-            grad_hidden[rows] = gradient @ factor
+            grad_hidden[rows] = (gradient @ factor)[: len(losses)]
             grad_weight.add_(gradient.t() @ block, alpha=scale)
     return total, grad_hidden.mul_(scale)
 

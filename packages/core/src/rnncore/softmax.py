@@ -33,11 +33,14 @@ def cross_entropy_gradient(
     """`cross_entropy` of each row ``[N]``, and the gradient of their sum by the logits, of the logits' type.
 
     ``logits``, contiguous, may become the gradient; ``scale`` times that by the bias is added to ``grad_bias [V]``.
+    Where there are more logits than targets, the rows that are left have a gradient of zero.
     """
+    rows, left = logits[: len(targets)], len(logits) - len(targets)
     if _native(logits):
-        losses = torch.ops.rnncore.cross_entropy_gradient(logits, bias, targets.contiguous(), grad_bias, scale)
+        losses = torch.ops.rnncore.cross_entropy_gradient(rows, bias, targets.contiguous(), grad_bias, scale)
+        logits[len(targets) :] = 0
         return losses, logits
-    wide = _widened(logits, bias)
+    wide = _widened(rows, bias)
     at_target = torch.arange(len(wide), device=wide.device), targets
     (top, likeliest), picked = wide.max(1), wide[at_target]
     gradient = torch.softmax(wide, 1)
@@ -46,7 +49,7 @@ def cross_entropy_gradient(
     gradient[at_target] -= 1
     if grad_bias is not None:
         grad_bias.add_(gradient.sum(0), alpha=scale)
-    return losses, gradient.to(logits.dtype)
+    return losses, F.pad(gradient.to(logits.dtype), (0, 0, 0, left))
 
 
 def _widened(logits: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from rnncore.device import autocast_dtype
 from rnncore.errors import UserError
-from rnncore.loss import cross_entropy_sum, linear_cross_entropy
+from rnncore.loss import cross_entropy_sum, filled, linear_cross_entropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,7 +88,8 @@ class AdaptiveSoftmax(nn.Module):
         found = [_Part(rows, head.weight, head.bias, torch.where(tail > 0, first - 1 + tail, targets))]
         for number, (start, members) in enumerate(zip(starts, members_of, strict=True)):
             if len(members):
-                narrow = F.linear(rows[members], self._tail_weight(number, 0)).to(rows.dtype)
+                several = rows[filled(members, autocast_dtype(rows.device))]
+                narrow = F.linear(several, self._tail_weight(number, 0))[: len(members)].to(rows.dtype)
                 found.append(_Part(narrow, self._tail_weight(number, 1), None, targets[members] - start))
         return found
 
