@@ -89,6 +89,20 @@ def test_headers_beside_the_source_are_part_of_the_content(tmp_path: Path, compi
 
 
 @needs_compiler
+def test_shared_headers_are_part_of_the_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compilations: Path
+) -> None:
+    source = source_file(tmp_path / "a", '#include "shared.h"\nextern "C" int answer() { return ANSWER; }\n')
+    monkeypatch.setattr(native, "_SHARED", tmp_path)
+    for number in (42, 43):
+        (tmp_path / "shared.h").write_text(f"#define ANSWER {number}\n")
+        native.load.cache_clear()
+        assert native.load(source)
+    assert compilations.read_text() == "run\nrun\n"
+    assert sorted(ctypes.CDLL(str(library)).answer() for library in built(tmp_path)) == [42, 43]
+
+
+@needs_compiler
 def test_another_torch_or_processor_is_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_file(tmp_path / "a")
     keys = {native._key(source)}

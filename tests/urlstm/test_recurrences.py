@@ -150,13 +150,13 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     gates, weight, bias, state = torch.zeros(4, 12), torch.zeros(12, 3), torch.zeros(12), torch.zeros(2, 3)
 
     def forward(**change: Any) -> Any:
-        given = {"unit": "refine", "gates": gates, "weight": weight, "packed": False, "bias": bias, "h0": state}
+        given = {"unit": 0, "gates": gates, "weight": weight, "packed": False, "bias": bias, "h0": state}
         given |= {"c0": state, "rows": [2, 2], "reverse": False}
         return torch.ops.urlstm.forward(*(given | change).values())
 
     assert forward()[0].shape == (4, 3)
     for change, message in (
-        ({"unit": "gru"}, "no unit gru"),
+        ({"unit": 4}, "no unit 4"),
         ({"gates": torch.zeros(4, 13)}, "expected gates"),
         ({"gates": torch.zeros(12, 4).t()}, "expected gates"),
         ({"rows": [2, 2, 1]}, "time steps of 5 rows, gates of 4"),

@@ -1,6 +1,6 @@
-"""Builds, caches and loads small C++ operators over ATen; every one of them has an eager path beside it.
+"""Builds, caches and loads small C++ operators; every one of them has an eager path beside it.
 
-A source file registers its operators with ``TORCH_LIBRARY``. It is compiled once per source, torch version and
+A source file registers its operators with ``STABLE_TORCH_LIBRARY``. It is compiled once per source, torch version and
 processor, with the system's compiler, and kept in the cache folder. Without a compiler, or with ``RNNCORE_NATIVE=0``
 in the environment, callers use their eager path.
 """
@@ -45,11 +45,11 @@ _FLAGS = (
 def load(source: Path) -> bool:
     """Makes the operators of a C++ source file callable as ``torch.ops.<library>.<operator>``.
 
-    The first call for a source compiles it (some twenty seconds) unless an earlier process did. Two processes may
+    The first call for a source compiles it (five to fifteen seconds) unless an earlier process did. Two processes may
     build at once: each compiles under a temporary name and renames the result.
 
     Args:
-        source: The ``.cpp`` file; headers of its own lie beside it, and it may include ``kernels/widest_vectors.h``.
+        source: The ``.cpp`` file; headers of its own lie beside it, and it may include those of ``kernels/``.
 
     Returns:
         Whether the operators can be called. A failed build logs one warning.
@@ -80,7 +80,7 @@ def _key(source: Path) -> str:
         processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):
         processor = platform.processor()
-    headers = {*source.parent.glob("*.h"), _SHARED / "widest_vectors.h"}
+    headers = {*source.parent.glob("*.h"), *_SHARED.glob("*.h")}
     texts = [path.read_text() for path in (source, *sorted(headers))]
     parts = (*texts, str(torch.__version__), platform.machine(), processor, " ".join(_FLAGS))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -90,13 +90,11 @@ def _build(source: Path, library: Path) -> None:
     logger.info("compiling %s; this happens once", source.name)
     library.parent.mkdir(parents=True, exist_ok=True)
     torch_root = Path(torch.__file__).parent
-    include = torch_root / "include"
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         target = Path(folder) / library.name
         command = [
             *(*shlex.split(os.environ.get("CXX", "c++")), *_FLAGS),
-            *("-I", str(_SHARED)),
-            *("-isystem", str(include), "-isystem", str(include / "torch" / "csrc" / "api" / "include")),
+            *("-I", str(_SHARED), "-isystem", str(torch_root / "include")),
             *(str(source), "-o", str(target), f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10"),
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

@@ -11,6 +11,9 @@ from torch import Tensor
 from urlstm import eager
 from urlstm.gates import Unit
 
+#: Native code is told a unit by its place here.
+UNITS: tuple[Unit, ...] = ("refine", "cumax-refine", "ordered", "refine-gru")
+
 
 def use_native(device: torch.device) -> bool:
     """Whether there is native code for a device; the first call may compile it."""
@@ -33,7 +36,7 @@ def forward(
         product = StepLinear(weight, max(rows), dtype)
         return eager.forward(unit, gates, product, bias, h0, c0, rows, reverse)
     laid_out, packed = _laid_out(weight, max(rows), dtype)
-    results = torch.ops.urlstm.forward(unit, gates, laid_out, packed, bias, h0, c0, rows, reverse)
+    results = torch.ops.urlstm.forward(UNITS.index(unit), gates, laid_out, packed, bias, h0, c0, rows, reverse)
     return cast("tuple[Tensor, Tensor, Tensor, Tensor]", results)
 
 
@@ -56,7 +59,7 @@ def backward(
         return eager.backward(unit, grad, grad_h, grad_c, gates, cells, before, product, rows, reverse)
     laid_out, packed = _laid_out(weight.t(), max(rows), dtype)
     results = torch.ops.urlstm.backward(
-        unit, grad, grad_h, grad_c, gates, cells, before, laid_out, packed, rows, reverse
+        UNITS.index(unit), grad, grad_h, grad_c, gates, cells, before, laid_out, packed, rows, reverse
     )
     return cast("tuple[Tensor, Tensor, Tensor]", results)
 

@@ -2,21 +2,10 @@
 // Elements of the 16-bit types are computed in float. A result depends neither on where its column stands in a vector
 // nor on the number of threads.
 #pragma once
-#include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
-#include <ATen/Parallel.h>
 
-#include <algorithm>
-#include <tuple>
-#include <vector>
+#include "tensors.h"
 
 namespace {
-
-using at::Tensor;
-
-template <typename T>
-using Real = at::opmath_type<T>;
 
 constexpr int64_t kGrain = 16384;  // elements that are worth a thread
 constexpr int64_t kBlock = 512;    // columns at a time, whose values stay in the first cache
@@ -24,7 +13,7 @@ constexpr int64_t kBlock = 512;    // columns at a time, whose values stay in th
 // Gives each thread some of the columns of B rows: body(first, last), 0 <= first < last <= B H.
 template <typename Body>
 void for_columns(int64_t steps, int64_t columns, Body body) {
-  at::parallel_for(0, columns, kGrain / std::max<int64_t>(steps, 1) + 1, body);
+  parallel_for(0, columns, kGrain / std::max<int64_t>(steps, 1) + 1, body);
 }
 
 // Calls body(row, unit, column, n) for parts of rows: the columns from `column` to column + n.
@@ -45,11 +34,16 @@ inline void each(int64_t n, Body body) {
 }
 
 // Throws unless a tensor is what a kernel reads; its rows may lie apart where `strided`.
-void check(const char* name, const Tensor& tensor, at::ScalarType type, at::IntArrayRef shape, bool strided = false) {
-  const bool fits = tensor.device().is_cpu() && tensor.scalar_type() == type && tensor.sizes() == shape;
-  TORCH_CHECK(fits && (tensor.is_contiguous() || (strided && tensor.stride(-1) == 1)), "awdlm: expected ", name, " ",
-              shape, " of ", type, ", contiguous and on the CPU, got ", tensor.sizes(), " of ", tensor.scalar_type(),
-              ", strides ", tensor.strides());
+void check(const char* name, const Tensor& tensor, ScalarType type, Ints shape, bool strided = false) {
+  if (fits(tensor, type, shape) && (tensor.is_contiguous() || (strided && tensor.stride(-1) == 1))) return;
+  fail("awdlm: expected ", name, " ", shape, " of ", type, ", contiguous and on the CPU, got ", tensor, ", strides ",
+       tensor.strides());
+}
+
+// body<T>() for the T that elements of y, or of f and z, are stored as.
+template <typename Body>
+void with_stored(ScalarType type, const char* name, Body body) {
+  with_type<float, double, BFloat16, Half>(type, name, body);
 }
 
 }  // namespace

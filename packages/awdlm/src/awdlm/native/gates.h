@@ -11,11 +11,11 @@ struct Gates {
   int64_t steps, batch, units, parts;
 
   Gates(const Tensor& y, const std::optional<Tensor>& bias, const Tensor& initial, bool output_gate) {
-    TORCH_CHECK(y.dim() == 3 && initial.dim() == 2, "awdlm: expected y [T, B, 3H] and initial [B, H], got ", y.sizes(),
-                " and ", initial.sizes());
+    expect(y.dim() == 3 && initial.dim() == 2, "awdlm: expected y [T, B, 3H] and initial [B, H], got ", y.sizes(),
+           " and ", initial.sizes());
     steps = y.size(0), batch = initial.size(0), units = initial.size(1), parts = output_gate ? 3 : 2;
     check("y", y, y.scalar_type(), {steps, batch, parts * units});
-    check("initial", initial, at::toOpMathType(y.scalar_type()), {batch, units});
+    check("initial", initial, real_type(y.scalar_type()), {batch, units});
     if (bias) check("bias", *bias, initial.scalar_type(), {parts * units});
   }
 
@@ -72,18 +72,17 @@ void gates_forward_columns(const Gates& s, const T* y, const Real<T>* bias, cons
 std::tuple<Tensor, Tensor> gates_forward(const Tensor& y, const std::optional<Tensor>& bias, const Tensor& initial,
                                          bool output_gate) {
   const Gates s(y, bias, initial, output_gate);
-  Tensor c = at::empty({s.steps, s.batch, s.units}, initial.options());
-  Tensor out = output_gate ? at::empty(c.sizes(), y.options()) : at::empty({0}, y.options());
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, y.scalar_type(), "awdlm::gates_forward", [&] {
-    using R = Real<scalar_t>;
-    const auto run = output_gate ? &gates_forward_columns<true, scalar_t> : &gates_forward_columns<false, scalar_t>;
-    const scalar_t* gates = y.const_data_ptr<scalar_t>();
-    const R *start = initial.const_data_ptr<R>(), *add = bias ? bias->const_data_ptr<R>() : nullptr;
-    R* states = c.mutable_data_ptr<R>();
-    scalar_t* outputs = out.mutable_data_ptr<scalar_t>();
-    for_columns(s.steps, s.columns(), [&](int64_t first, int64_t last) {
-      run(s, gates, add, start, states, outputs, first, last);
-    });
+  Tensor c = empty({s.steps, s.batch, s.units}, initial.scalar_type());
+  Tensor out = output_gate ? empty(c.sizes(), y.scalar_type()) : empty({0}, y.scalar_type());
+  with_stored(y.scalar_type(), "awdlm::gates_forward", [&]<typename T>() {
+    using R = Real<T>;
+    const auto run = output_gate ? &gates_forward_columns<true, T> : &gates_forward_columns<false, T>;
+    const T* gates = elements<const T>(y);
+    const R *start = elements<const R>(initial), *add = bias ? elements<const R>(*bias) : nullptr;
+    R* states = elements<R>(c);
+    T* outputs = elements<T>(out);
+    for_columns(s.steps, s.columns(),
+                [&](int64_t first, int64_t last) { run(s, gates, add, start, states, outputs, first, last); });
   });
   return {c, out};
 }
@@ -129,21 +128,21 @@ std::tuple<Tensor, Tensor, Tensor> gates_backward(const Tensor& grad, const Tens
   check("grad", grad, y.scalar_type(), {s.steps, s.batch, s.units});
   check("grad_last", grad_last, initial.scalar_type(), initial.sizes());
   check("c", c, initial.scalar_type(), {s.steps, s.batch, s.units});
-  Tensor grad_y = at::empty(y.sizes(), y.options()), grad_initial = grad_last.clone();
-  Tensor grad_bias = at::zeros({bias ? s.batch : 0, s.parts * s.units}, initial.options());
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, y.scalar_type(), "awdlm::gates_backward", [&] {
-    using R = Real<scalar_t>;
-    const auto run = output_gate ? &gates_backward_columns<true, scalar_t> : &gates_backward_columns<false, scalar_t>;
-    const scalar_t *by_out = grad.const_data_ptr<scalar_t>(), *gates = y.const_data_ptr<scalar_t>();
-    const R *states = c.const_data_ptr<R>(), *start = initial.const_data_ptr<R>();
-    const R* add = bias ? bias->const_data_ptr<R>() : nullptr;
-    scalar_t* by_y = grad_y.mutable_data_ptr<scalar_t>();
-    R *carry = grad_initial.mutable_data_ptr<R>(), *sums = grad_bias.mutable_data_ptr<R>();
+  Tensor grad_y = empty(y.sizes(), y.scalar_type()), grad_initial = copy_of(grad_last);
+  Tensor grad_bias = zeros({bias ? s.batch : 0, s.parts * s.units}, initial.scalar_type());
+  with_stored(y.scalar_type(), "awdlm::gates_backward", [&]<typename T>() {
+    using R = Real<T>;
+    const auto run = output_gate ? &gates_backward_columns<true, T> : &gates_backward_columns<false, T>;
+    const T *by_out = elements<const T>(grad), *gates = elements<const T>(y);
+    const R *states = elements<const R>(c), *start = elements<const R>(initial);
+    const R* add = bias ? elements<const R>(*bias) : nullptr;
+    T* by_y = elements<T>(grad_y);
+    R *carry = elements<R>(grad_initial), *sums = elements<R>(grad_bias);
     for_columns(s.steps, s.columns(), [&](int64_t first, int64_t last) {
       run(s, by_out, gates, add, states, start, by_y, carry, sums, first, last);
     });
   });
-  return {grad_y, bias ? grad_bias.sum(0) : grad_bias.flatten(), grad_initial};
+  return {grad_y, bias ? torch::stable::sum(grad_bias, Ints{0}) : empty({0}, initial.scalar_type()), grad_initial};
 }
 
 }  // namespace

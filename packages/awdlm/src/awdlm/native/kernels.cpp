@@ -3,20 +3,18 @@
 
 #include "widest_vectors.h"  // before any header of torch
 
-#include <torch/library.h>
-
 #include "forget_mult.h"
 #include "gates.h"
 
-TORCH_LIBRARY(awdlm, library) {
-  library.def("forget_mult_forward(Tensor f, Tensor z, Tensor initial) -> Tensor", &forget_mult_forward);
-  library.def(
-      "forget_mult_backward(Tensor grad, Tensor f, Tensor z, Tensor h, Tensor initial) -> (Tensor, Tensor, Tensor)",
-      &forget_mult_backward);
-  library.def("gates_forward(Tensor y, Tensor? bias, Tensor initial, bool output_gate) -> (Tensor, Tensor)",
-              &gates_forward);
-  library.def(
+STABLE_TORCH_LIBRARY(awdlm, library) {
+  define<&forget_mult_forward>(library, "forget_mult_forward(Tensor f, Tensor z, Tensor initial) -> Tensor");
+  define<&forget_mult_backward>(
+      library,
+      "forget_mult_backward(Tensor grad, Tensor f, Tensor z, Tensor h, Tensor initial) -> (Tensor, Tensor, Tensor)");
+  define<&gates_forward>(library,
+                         "gates_forward(Tensor y, Tensor? bias, Tensor initial, bool output_gate) -> (Tensor, Tensor)");
+  define<&gates_backward>(
+      library,
       "gates_backward(Tensor grad, Tensor grad_last, Tensor y, Tensor? bias, Tensor c, Tensor initial, "
-      "bool output_gate) -> (Tensor, Tensor, Tensor)",
-      &gates_backward);
+      "bool output_gate) -> (Tensor, Tensor, Tensor)");
 }

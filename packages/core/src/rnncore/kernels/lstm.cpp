@@ -3,36 +3,30 @@
 
 #include "widest_vectors.h"  // before any header of torch
 
-#include <ATen/Dispatch.h>
-#include <torch/library.h>
-
 #include "cell.h"
 
 namespace {
 
 constexpr int kParts = 2;  // vectors of units in a panel of the backward product
 
-void check(const char* name, const Tensor& tensor, const Tensor& like, at::IntArrayRef shape) {
-  TORCH_CHECK(tensor.device().is_cpu() && tensor.scalar_type() == like.scalar_type() && tensor.sizes() == shape &&
-                  tensor.is_contiguous(),
-              "rnncore: expected ", name, " ", shape, " of ", like.scalar_type(), ", contiguous and on the CPU, got ",
-              tensor.sizes(), " of ", tensor.scalar_type());
+void check(const char* name, const Tensor& tensor, const Tensor& like, Ints shape) {
+  if (fits(tensor, like, shape) && tensor.is_contiguous()) return;
+  fail("rnncore: expected ", name, " ", shape, " of ", like.scalar_type(), ", contiguous and on the CPU, got ", tensor);
 }
 
 // x [N, I] weight.T + bias, for weight [4H, I].
 Tensor lstm_project(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && weight.size(0) % 4 == 0, "rnncore: expected x [N, I] and weight ",
-              "[4H, I], got ", x.sizes(), " and ", weight.sizes());
+  expect(x.dim() == 2 && weight.dim() == 2 && weight.size(0) % 4 == 0, "rnncore: expected x [N, I] and weight ",
+         "[4H, I], got ", x.sizes(), " and ", weight.sizes());
   const int64_t rows = x.size(0), inner = x.size(1), units = weight.size(0) / 4;
   check("x", x, x, {rows, inner}), check("weight", weight, x, {4 * units, inner});
   if (bias) check("bias", *bias, x, {4 * units});
-  Tensor gates = at::empty({rows, 4 * units}, x.options());
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rnncore::lstm_project", [&] {
-    using T = scalar_t;
+  Tensor gates = empty({rows, 4 * units}, x.scalar_type());
+  with_real(x.scalar_type(), "rnncore::lstm_project", [&]<typename T>() {
     const Tensor packed = gate_panels<T>(weight);
-    const T *panels = packed.const_data_ptr<T>(), *left = x.const_data_ptr<T>();
-    const T* add = bias ? bias->const_data_ptr<T>() : nullptr;
-    T* to = gates.mutable_data_ptr<T>();
+    const T *panels = elements<const T>(packed), *left = elements<const T>(x);
+    const T* add = bias ? elements<const T>(*bias) : nullptr;
+    T* to = elements<T>(gates);
     for (int64_t start = 0; start < rows; start += kRows) {
       const int64_t count = std::min(kRows, rows - start);
       for_panels(packed.size(0), count * packed.size(1), [=](int64_t p) {
@@ -80,15 +74,13 @@ void lstm_forward(const Tensor& gates, const Tensor& h, const Tensor& c, const T
   check("gates", gates, h, {steps, rows, 4 * units}), check("weight", weight, h, {4 * units, units});
   check("h", h, h, {rows, units}), check("c", c, h, {rows, units});
   check("output", output, h, {steps, rows, units}), check("cells", cells, h, {steps, rows, units});
-  AT_DISPATCH_FLOATING_TYPES(h.scalar_type(), "rnncore::lstm_forward", [&] {
-    using T = scalar_t;
+  with_real(h.scalar_type(), "rnncore::lstm_forward", [&]<typename T>() {
     const Tensor packed = gate_panels<T>(weight);
-    const T *panels = packed.const_data_ptr<T>(), *left = h.const_data_ptr<T>(), *before = c.const_data_ptr<T>();
-    T *gate = gates.mutable_data_ptr<T>(), *out = output.mutable_data_ptr<T>(), *cell = cells.mutable_data_ptr<T>();
+    const T *panels = elements<const T>(packed), *left = elements<const T>(h), *before = elements<const T>(c);
+    T *gate = elements<T>(gates), *out = elements<T>(output), *cell = elements<T>(cells);
     for (int64_t t = 0; t < steps; ++t, gate += 4 * size, out += size, cell += size) {
-      for_panels(packed.size(0), rows * packed.size(1), [=](int64_t p) {
-        forward_panel<T>(p, rows, units, panels, left, before, gate, out, cell);
-      });
+      for_panels(packed.size(0), rows * packed.size(1),
+                 [=](int64_t p) { forward_panel<T>(p, rows, units, panels, left, before, gate, out, cell); });
       left = out, before = cell;
     }
   });
@@ -146,13 +138,12 @@ void lstm_backward(const Tensor& grad_output, const Tensor& gates, const Tensor&
   for (const Tensor* tensor : {&cells, &grad_output}) check("outputs", *tensor, c, {steps, rows, units});
   for (const Tensor* tensor : {&c, &grad_h, &grad_c}) check("state", *tensor, c, {rows, units});
   check("weight", weight, c, {4 * units, units});
-  AT_DISPATCH_FLOATING_TYPES(c.scalar_type(), "rnncore::lstm_backward", [&] {
-    using T = scalar_t;
+  with_real(c.scalar_type(), "rnncore::lstm_backward", [&]<typename T>() {
     const Tensor packed = unit_panels<T, kParts>(weight);
-    const T *panels = packed.const_data_ptr<T>(), *gate = gates.const_data_ptr<T>(), *cell = cells.const_data_ptr<T>();
-    const T *by_output = grad_output.const_data_ptr<T>(), *next = nullptr;
-    T *by_h = grad_h.mutable_data_ptr<T>(), *by_c = grad_c.mutable_data_ptr<T>();
-    T* by_gates = grad_gates.mutable_data_ptr<T>();
+    const T *panels = elements<const T>(packed), *gate = elements<const T>(gates), *cell = elements<const T>(cells);
+    const T *by_output = elements<const T>(grad_output), *next = nullptr;
+    T *by_h = elements<T>(grad_h), *by_c = elements<T>(grad_c);
+    T* by_gates = elements<T>(grad_gates);
     const auto run = [&](const Step<T>& step) {
       for_panels(packed.size(0), rows * packed.size(1),
                  [&](int64_t p) { backward_panel<T>(p, rows, units, panels, step); });
@@ -160,7 +151,7 @@ void lstm_backward(const Tensor& grad_output, const Tensor& gates, const Tensor&
     for (int64_t t = steps - 1; t >= 0; --t) {
       const int64_t at = t * size;
       T* to = by_gates + 4 * at;
-      const T* before = t > 0 ? cell + at - size : c.const_data_ptr<T>();
+      const T* before = t > 0 ? cell + at - size : elements<const T>(c);
       run({gate + 4 * at, before, cell + at, by_output + at, next, by_h, by_c, to});
       next = to;
     }
@@ -171,7 +162,7 @@ void lstm_backward(const Tensor& grad_output, const Tensor& gates, const Tensor&
 // Calls body(row, unit, n) for every vector of units of every row, rows in threads.
 template <typename T, typename Body>
 void for_units(int64_t rows, int64_t units, Body body) {
-  at::parallel_for(0, rows, kGrain / (32 * units) + 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, rows, kGrain / (32 * units) + 1, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       for (int64_t unit = 0; unit < units; unit += kLanes<T>) body(row, unit, lanes<T>(units - unit));
     }
@@ -183,10 +174,9 @@ void lstm_cell_forward(const Tensor& product, const Tensor& gates, const Tensor&
   const int64_t rows = before.size(0), units = before.size(1);
   for (const Tensor* tensor : {&product, &gates}) check("gates", *tensor, before, {rows, 4 * units});
   for (const Tensor* tensor : {&before, &c, &h}) check("state", *tensor, before, {rows, units});
-  AT_DISPATCH_FLOATING_TYPES(before.scalar_type(), "rnncore::lstm_cell_forward", [&] {
-    using T = scalar_t;
-    const T *from = product.const_data_ptr<T>(), *last = before.const_data_ptr<T>();
-    T *gate = gates.mutable_data_ptr<T>(), *cell = c.mutable_data_ptr<T>(), *out = h.mutable_data_ptr<T>();
+  with_real(before.scalar_type(), "rnncore::lstm_cell_forward", [&]<typename T>() {
+    const T *from = elements<const T>(product), *last = elements<const T>(before);
+    T *gate = elements<T>(gates), *cell = elements<T>(c), *out = elements<T>(h);
     for_units<T>(rows, units, [=](int64_t row, int64_t unit, int64_t n) {
       const int64_t at = row * units + unit, first = row * 4 * units + unit;
       Vec<T> sums[4];
@@ -203,11 +193,10 @@ void lstm_cell_backward(const Tensor& grad_h, const Tensor& grad_c, const Tensor
   const int64_t rows = before.size(0), units = before.size(1);
   for (const Tensor* tensor : {&gates, &grad_gates}) check("gates", *tensor, before, {rows, 4 * units});
   for (const Tensor* tensor : {&before, &c, &grad_h, &grad_c}) check("state", *tensor, before, {rows, units});
-  AT_DISPATCH_FLOATING_TYPES(before.scalar_type(), "rnncore::lstm_cell_backward", [&] {
-    using T = scalar_t;
-    const T *by_h = grad_h.const_data_ptr<T>(), *gate = gates.const_data_ptr<T>();
-    const T *last = before.const_data_ptr<T>(), *cell = c.const_data_ptr<T>();
-    T *by_c = grad_c.mutable_data_ptr<T>(), *to = grad_gates.mutable_data_ptr<T>();
+  with_real(before.scalar_type(), "rnncore::lstm_cell_backward", [&]<typename T>() {
+    const T *by_h = elements<const T>(grad_h), *gate = elements<const T>(gates);
+    const T *last = elements<const T>(before), *cell = elements<const T>(c);
+    T *by_c = elements<T>(grad_c), *to = elements<T>(grad_gates);
     for_units<T>(rows, units, [=](int64_t row, int64_t unit, int64_t n) {
       const int64_t at = row * units + unit, first = row * 4 * units + unit;
       cell_backward<T>(Vec<T>::loadu(by_h + at, n), by_c + at, gate + first, units, last + at, cell + at, to + first,
@@ -218,20 +207,19 @@ void lstm_cell_backward(const Tensor& grad_h, const Tensor& grad_c, const Tensor
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(rnncore, library) {
-  library.def("lstm_project(Tensor x, Tensor weight, Tensor? bias) -> Tensor", &lstm_project);
-  library.def(
-      "lstm_forward(Tensor(a!) gates, Tensor h, Tensor c, Tensor weight, Tensor(b!) output, Tensor(c!) cells) -> ()",
-      &lstm_forward);
-  library.def(
+STABLE_TORCH_LIBRARY_FRAGMENT(rnncore, library) {
+  define<&lstm_project>(library, "lstm_project(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  define<&lstm_forward>(
+      library,
+      "lstm_forward(Tensor(a!) gates, Tensor h, Tensor c, Tensor weight, Tensor(b!) output, Tensor(c!) cells) -> ()");
+  define<&lstm_backward>(
+      library,
       "lstm_backward(Tensor grad_output, Tensor gates, Tensor c, Tensor cells, Tensor weight, Tensor(a!) grad_h, "
-      "Tensor(b!) grad_c, Tensor(c!) grad_gates) -> ()",
-      &lstm_backward);
-  library.def(
-      "lstm_cell_forward(Tensor product, Tensor(a!) gates, Tensor before, Tensor(b!) c, Tensor(c!) h) -> ()",
-      &lstm_cell_forward);
-  library.def(
+      "Tensor(b!) grad_c, Tensor(c!) grad_gates) -> ()");
+  define<&lstm_cell_forward>(
+      library, "lstm_cell_forward(Tensor product, Tensor(a!) gates, Tensor before, Tensor(b!) c, Tensor(c!) h) -> ()");
+  define<&lstm_cell_backward>(
+      library,
       "lstm_cell_backward(Tensor grad_h, Tensor(a!) grad_c, Tensor gates, Tensor before, Tensor c, "
-      "Tensor(b!) grad_gates) -> ()",
-      &lstm_cell_backward);
+      "Tensor(b!) grad_gates) -> ()");
 }

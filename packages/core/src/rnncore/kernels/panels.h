@@ -1,17 +1,13 @@
 // Products of few rows with a matrix that was laid out for them: in panels, a few vectors wide, one after the other.
 // A sum runs over k in order, in one lane. So its bits depend neither on the number of rows nor on that of threads.
 #pragma once
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
 
-#include <algorithm>
-#include <type_traits>
 #include <utility>
 
-namespace {
+#include "tensors.h"
 
-using at::Tensor;
+namespace {
 
 template <typename T>
 using Vec = at::vec::Vectorized<T>;
@@ -24,14 +20,14 @@ constexpr int kSums = 24;  // vectors of running sums that registers hold, opera
 #else
 constexpr int kSums = 12;
 #endif
-constexpr int64_t kDepth = 64;      // how many k of a panel stay in the first cache while all rows use them
-constexpr int64_t kRows = 96;       // rows whose running sums are kept at a time
-constexpr int64_t kGrain = 1 << 15; // multiplications that are worth a thread
+constexpr int64_t kDepth = 64;       // how many k of a panel stay in the first cache while all rows use them
+constexpr int64_t kRows = 96;        // rows whose running sums are kept at a time
+constexpr int64_t kGrain = 1 << 15;  // multiplications that are worth a thread
 
 // Gives each thread some of the panels, where `work` multiplications belong to each.
 template <typename Body>
 void for_panels(int64_t panels, int64_t work, Body body) {
-  at::parallel_for(0, panels, kGrain / std::max<int64_t>(work, 1) + 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, panels, kGrain / std::max<int64_t>(work, 1) + 1, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) body(p);
   });
 }
@@ -47,9 +43,9 @@ template <typename T>
 Tensor gate_panels(const Tensor& weight) {
   const int64_t units = weight.size(0) / 4, inner = weight.size(1), size = inner * 4 * kLanes<T>;
   const int64_t panels = (units + kLanes<T> - 1) / kLanes<T>;
-  Tensor packed = at::empty({panels, size}, weight.options());
-  const T* from = weight.const_data_ptr<T>();
-  T* to = packed.mutable_data_ptr<T>();
+  Tensor packed = empty({panels, size}, weight.scalar_type());
+  const T* from = elements<const T>(weight);
+  T* to = elements<T>(packed);
   for_panels(panels, size, [=](int64_t p) {
     const int64_t first = p * kLanes<T>, n = lanes<T>(units - first);
     T* panel = to + p * size;
@@ -72,9 +68,9 @@ template <typename T, int C>
 Tensor unit_panels(const Tensor& weight) {
   constexpr int64_t width = C * kLanes<T>;
   const int64_t inner = weight.size(0), units = weight.size(1), panels = (units + width - 1) / width;
-  Tensor packed = at::empty({panels, inner * width}, weight.options());
-  const T* from = weight.const_data_ptr<T>();
-  T* to = packed.mutable_data_ptr<T>();
+  Tensor packed = empty({panels, inner * width}, weight.scalar_type());
+  const T* from = elements<const T>(weight);
+  T* to = elements<T>(packed);
   for_panels(panels, inner * width, [=](int64_t p) {
     const int64_t n = std::min(width, units - p * width);
     T* panel = to + p * inner * width;
@@ -105,9 +101,8 @@ void add_block(T* sums, const T* left, int64_t stride, const T* panel, int64_t d
     unrolled<C>([&](auto c) __attribute__((always_inline)) { right[c] = Vec<T>::loadu(panel + c * L); });
     unrolled<R>([&](auto r) __attribute__((always_inline)) {
       const Vec<T> x(left[r * stride + k]);
-      unrolled<C>([&](auto c) __attribute__((always_inline)) {
-        sum[r * C + c] = at::vec::fmadd(x, right[c], sum[r * C + c]);
-      });
+      unrolled<C>([&](auto c)
+                      __attribute__((always_inline)) { sum[r * C + c] = at::vec::fmadd(x, right[c], sum[r * C + c]); });
     });
   }
   unrolled<R * C>([&](auto i) __attribute__((always_inline)) { sum[i].store(sums + i * L); });

@@ -1,10 +1,7 @@
-// The product of a recurrent step, few rows with one weight that was laid out for them: the operators of panel_linear.py.
-// Shapes: B rows, K inputs, N outputs.
+// The product of a recurrent step, few rows with one weight that was laid out for them: the operators of
+// panel_linear.py. Shapes: B rows, K inputs, N outputs.
 
 #include "widest_vectors.h"  // before any header of torch
-
-#include <ATen/Dispatch.h>
-#include <torch/library.h>
 
 #include "panels.h"
 
@@ -14,17 +11,15 @@ constexpr int kParts = 4;  // vectors of outputs in a panel
 
 // weight [N, K], of any strides, as [panel][k][part][lane].
 Tensor panel_weight(const Tensor& weight) {
-  TORCH_CHECK(weight.device().is_cpu() && weight.dim() == 2, "rnncore: expected weight [N, K] on the CPU, got ",
-              weight.sizes());
+  expect(weight.is_cpu() && weight.dim() == 2, "rnncore: expected weight [N, K] on the CPU, got ", weight.sizes());
   const int64_t outputs = weight.size(0), inner = weight.size(1), by_output = weight.stride(0), by_k = weight.stride(1);
   Tensor packed;
-  AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "rnncore::panel_weight", [&] {
-    using T = scalar_t;
+  with_real(weight.scalar_type(), "rnncore::panel_weight", [&]<typename T>() {
     constexpr int64_t width = kParts * kLanes<T>;
     const int64_t panels = (outputs + width - 1) / width;
-    packed = at::empty({panels, inner * width}, weight.options());
-    const T* from = weight.const_data_ptr<T>();
-    T* to = packed.mutable_data_ptr<T>();
+    packed = empty({panels, inner * width}, weight.scalar_type());
+    const T* from = elements<const T>(weight);
+    T* to = elements<T>(packed);
     for_panels(panels, inner * width, [=](int64_t p) {
       const int64_t first = p * width, n = std::min(width, outputs - first);
       T* panel = to + p * inner * width;
@@ -47,19 +42,17 @@ Tensor panel_weight(const Tensor& weight) {
 
 // x [B, K] times the transpose of a weight [N, K] from panel_weight: [B, N].
 Tensor panel_product(const Tensor& x, const Tensor& packed, int64_t outputs) {
-  TORCH_CHECK(x.device().is_cpu() && x.dim() == 2 && x.is_contiguous() && x.scalar_type() == packed.scalar_type(),
-              "rnncore: expected x [B, K], contiguous, on the CPU and of the weight's type, got ", x.sizes(), " of ",
-              x.scalar_type());
+  expect(x.is_cpu() && x.dim() == 2 && x.is_contiguous() && x.scalar_type() == packed.scalar_type(),
+         "rnncore: expected x [B, K], contiguous, on the CPU and of the weight's type, got ", x);
   const int64_t rows = x.size(0), inner = x.size(1);
-  Tensor product = at::empty({rows, outputs}, x.options());
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "rnncore::panel_product", [&] {
-    using T = scalar_t;
+  Tensor product = empty({rows, outputs}, x.scalar_type());
+  with_real(x.scalar_type(), "rnncore::panel_product", [&]<typename T>() {
     constexpr int64_t width = kParts * kLanes<T>;
-    TORCH_CHECK(outputs >= 0 && packed.is_contiguous() && packed.dim() == 2 && packed.size(1) == inner * width &&
-                    packed.size(0) == (outputs + width - 1) / width,
-                "rnncore: the weight was laid out for other sizes than [", outputs, ", ", inner, "]");
-    const T *left = x.const_data_ptr<T>(), *panels = packed.const_data_ptr<T>();
-    T* to = product.mutable_data_ptr<T>();
+    expect(outputs >= 0 && packed.is_contiguous() && packed.dim() == 2 && packed.size(1) == inner * width &&
+               packed.size(0) == (outputs + width - 1) / width,
+           "rnncore: the weight was laid out for other sizes than [", outputs, ", ", inner, "]");
+    const T *left = elements<const T>(x), *panels = elements<const T>(packed);
+    T* to = elements<T>(product);
     for_panels(packed.size(0), rows * packed.size(1), [=](int64_t p) {
       const int64_t first = p * width, n = std::min(width, outputs - first);
       alignas(64) T sums[kRows * width];
@@ -76,7 +69,7 @@ Tensor panel_product(const Tensor& x, const Tensor& packed, int64_t outputs) {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(rnncore, library) {
-  library.def("panel_weight(Tensor weight) -> Tensor", &panel_weight);
-  library.def("panel_product(Tensor x, Tensor packed, int outputs) -> Tensor", &panel_product);
+STABLE_TORCH_LIBRARY_FRAGMENT(rnncore, library) {
+  define<&panel_weight>(library, "panel_weight(Tensor weight) -> Tensor");
+  define<&panel_product>(library, "panel_product(Tensor x, Tensor packed, int outputs) -> Tensor");
 }

@@ -3,21 +3,14 @@
 
 #include "widest_vectors.h"  // before any header of torch
 
-#include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
-#include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
-#include <torch/library.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
-#include <vector>
+
+#include "tensors.h"
 
 namespace {
-
-using at::Tensor;
 
 template <typename T>
 using Vec = at::vec::Vectorized<T>;
@@ -71,10 +64,10 @@ S exponentials(S* x, int64_t n, S top) {
 
 // Losses of the rows; with `by_bias` (one row of sums for each chunk) or `in_place` logits become their gradient.
 template <typename T>
-void rows_of(T* logits, const at::opmath_type<T>* bias, const int64_t* targets, int64_t rows, int64_t n, bool gradient,
-             at::opmath_type<T>* losses, at::opmath_type<T>* by_bias) {
-  using S = at::opmath_type<T>;
-  at::parallel_for(0, (rows + kChunk - 1) / kChunk, 1, [=](int64_t first, int64_t last) {
+void rows_of(T* logits, const Real<T>* bias, const int64_t* targets, int64_t rows, int64_t n, bool gradient,
+             Real<T>* losses, Real<T>* by_bias) {
+  using S = Real<T>;
+  parallel_for(0, (rows + kChunk - 1) / kChunk, 1, [=](int64_t first, int64_t last) {
     std::vector<S> scratch(n);
     S* x = scratch.data();
     for (int64_t row = first * kChunk; row < std::min(last * kChunk, rows); ++row) {
@@ -96,33 +89,40 @@ void rows_of(T* logits, const at::opmath_type<T>* bias, const int64_t* targets, 
 }
 
 void check(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets) {
-  TORCH_CHECK(logits.device().is_cpu() && logits.dim() == 2 && logits.is_contiguous() && logits.size(1) > 0,
-              "rnncore: expected logits [N, V], contiguous and on the CPU, got ", logits.sizes());
-  TORCH_CHECK(targets.scalar_type() == at::kLong && targets.is_contiguous() && targets.numel() == logits.size(0),
-              "rnncore: expected a target for each of ", logits.size(0), " rows, got ", targets.sizes(), " of ",
-              targets.scalar_type());
-  const int64_t* ids = targets.const_data_ptr<int64_t>();
-  const bool known = std::all_of(ids, ids + targets.numel(), [&](int64_t id) { return 0 <= id && id < logits.size(1); });
-  TORCH_CHECK_INDEX(known, "rnncore: a target is not one of the ", logits.size(1), " classes");
-  const auto type = at::toOpMathType(logits.scalar_type());
-  TORCH_CHECK(!bias || (bias->scalar_type() == type && bias->is_contiguous() && bias->numel() == logits.size(1)),
-              "rnncore: expected a bias [V] of ", type);
+  expect(logits.is_cpu() && logits.dim() == 2 && logits.is_contiguous() && logits.size(1) > 0,
+         "rnncore: expected logits [N, V], contiguous and on the CPU, got ", logits.sizes());
+  expect(targets.scalar_type() == ScalarType::Long && targets.is_contiguous() && targets.numel() == logits.size(0),
+         "rnncore: expected a target for each of ", logits.size(0), " rows, got ", targets);
+  const int64_t* ids = elements<const int64_t>(targets);
+  const bool known =
+      std::all_of(ids, ids + targets.numel(), [&](int64_t id) { return 0 <= id && id < logits.size(1); });
+  if (!known) throw std::out_of_range("rnncore: a target is not one of the classes of the logits");  // an IndexError
+  const auto type = real_type(logits.scalar_type());
+  expect(!bias || (bias->scalar_type() == type && bias->is_contiguous() && bias->numel() == logits.size(1)),
+         "rnncore: expected a bias [V] of ", type);
+}
+
+// total += scale x, rounded as torch's operator rounds.
+void add_scaled(Tensor total, const Tensor& x, double scale) {
+  AtenTensorHandle sum = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_add_Tensor(total.get(), x.get(), scale, &sum));
+  torch::stable::copy_(total, Tensor(sum));
 }
 
 Tensor run(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor& targets, bool gradient,
            const std::optional<Tensor>& grad_bias, double scale) {
   check(logits, bias, targets);
   const int64_t rows = logits.size(0), n = logits.size(1);
-  const auto options = logits.options().dtype(at::toOpMathType(logits.scalar_type()));
-  Tensor losses = at::empty({rows}, options), sums;
-  if (grad_bias) sums = at::zeros({(rows + kChunk - 1) / kChunk, n}, options);
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, logits.scalar_type(), "rnncore::cross_entropy", [&] {
-    using S = at::opmath_type<scalar_t>;
-    rows_of<scalar_t>(logits.mutable_data_ptr<scalar_t>(), bias ? bias->const_data_ptr<S>() : nullptr,
-                      targets.const_data_ptr<int64_t>(), rows, n, gradient, losses.mutable_data_ptr<S>(),
-                      grad_bias ? sums.mutable_data_ptr<S>() : nullptr);
+  const auto type = real_type(logits.scalar_type());
+  Tensor losses = empty({rows}, type);
+  std::optional<Tensor> sums;
+  if (grad_bias) sums = zeros({(rows + kChunk - 1) / kChunk, n}, type);
+  with_type<float, double, BFloat16>(logits.scalar_type(), "rnncore::cross_entropy", [&]<typename T>() {
+    using S = Real<T>;
+    rows_of<T>(elements<T>(logits), bias ? elements<const S>(*bias) : nullptr, elements<const int64_t>(targets), rows,
+               n, gradient, elements<S>(losses), sums ? elements<S>(*sums) : nullptr);
   });
-  if (grad_bias) grad_bias->add_(sums.sum(0), scale);
+  if (sums) add_scaled(*grad_bias, torch::stable::sum(*sums, Ints{0}), scale);
   return losses;
 }
 
@@ -137,10 +137,10 @@ Tensor cross_entropy_gradient(const Tensor& logits, const std::optional<Tensor>&
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(rnncore, library) {
-  library.def("cross_entropy(Tensor logits, Tensor? bias, Tensor targets) -> Tensor", &cross_entropy);
-  library.def(
+STABLE_TORCH_LIBRARY_FRAGMENT(rnncore, library) {
+  define<&cross_entropy>(library, "cross_entropy(Tensor logits, Tensor? bias, Tensor targets) -> Tensor");
+  define<&cross_entropy_gradient>(
+      library,
       "cross_entropy_gradient(Tensor(a!) logits, Tensor? bias, Tensor targets, Tensor(b!)? grad_bias, float scale) -> "
-      "Tensor",
-      &cross_entropy_gradient);
+      "Tensor");
 }

@@ -1,15 +1,8 @@
 // A matrix transposed and rounded to bfloat16 in one pass: the operator of transposed.py.
 
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <torch/library.h>
-
-#include <algorithm>
-#include <cstring>
+#include "tensors.h"
 
 namespace {
-
-using at::Tensor;
 
 constexpr int64_t kTile = 32;
 using Line = uint16_t __attribute__((vector_size(2 * kTile)));  // a row of a tile, and of a tile of the result
@@ -52,7 +45,7 @@ inline uint16_t rounded(uint16_t bits) { return bits; }
 // The bits of x [N, K], its rows contiguous, to those of [K, N].
 template <typename T>
 void transpose(const T* x, int64_t stride, int64_t rows, int64_t columns, uint16_t* to) {
-  at::parallel_for(0, (rows + kTile - 1) / kTile, 1, [=](int64_t first, int64_t last) {
+  parallel_for(0, (rows + kTile - 1) / kTile, 1, [=](int64_t first, int64_t last) {
     Line tile[kTile] = {};
     for (int64_t row = first * kTile; row < std::min(last * kTile, rows); row += kTile) {
       const int64_t height = std::min(kTile, rows - row);
@@ -76,14 +69,14 @@ void transpose(const T* x, int64_t stride, int64_t rows, int64_t columns, uint16
 }
 
 Tensor transposed_bfloat16(const Tensor& x) {
-  TORCH_CHECK(x.device().is_cpu() && x.dim() == 2 && x.stride(1) == 1, "rnncore: expected a matrix on the CPU with ",
-              "contiguous rows, got ", x.sizes(), " of strides ", x.strides());
-  Tensor result = at::empty({x.size(1), x.size(0)}, x.options().dtype(at::kBFloat16));
+  expect(x.is_cpu() && x.dim() == 2 && x.stride(1) == 1, "rnncore: expected a matrix on the CPU with ",
+         "contiguous rows, got ", x.sizes(), " of strides ", x.strides());
+  Tensor result = empty({x.size(1), x.size(0)}, ScalarType::BFloat16);
   uint16_t* to = static_cast<uint16_t*>(result.mutable_data_ptr());
-  if (x.scalar_type() == at::kFloat) {
+  if (x.scalar_type() == ScalarType::Float) {
     transpose(static_cast<const uint32_t*>(x.const_data_ptr()), x.stride(0), x.size(0), x.size(1), to);
   } else {
-    TORCH_CHECK(x.scalar_type() == at::kBFloat16, "rnncore: expected float32 or bfloat16, got ", x.scalar_type());
+    expect(x.scalar_type() == ScalarType::BFloat16, "rnncore: expected float32 or bfloat16, got ", x.scalar_type());
     transpose(static_cast<const uint16_t*>(x.const_data_ptr()), x.stride(0), x.size(0), x.size(1), to);
   }
   return result;
@@ -91,6 +84,6 @@ Tensor transposed_bfloat16(const Tensor& x) {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(rnncore, library) {
-  library.def("transposed_bfloat16(Tensor x) -> Tensor", &transposed_bfloat16);
+STABLE_TORCH_LIBRARY_FRAGMENT(rnncore, library) {
+  define<&transposed_bfloat16>(library, "transposed_bfloat16(Tensor x) -> Tensor");
 }

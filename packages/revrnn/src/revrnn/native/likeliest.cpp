@@ -3,20 +3,13 @@
 
 #include "widest_vectors.h"  // before any header of torch
 
-#include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
-#include <torch/library.h>
 
-#include <algorithm>
 #include <cmath>
-#include <tuple>
-#include <vector>
+
+#include "tensors.h"
 
 namespace {
-
-using at::Tensor;
 
 template <typename S>
 using Vec = at::vec::Vectorized<S>;
@@ -69,30 +62,30 @@ void largest(const S* x, int64_t n, int64_t k, S* values, int64_t* places) {
 
 std::tuple<Tensor, Tensor> likeliest(const Tensor& logits, const Tensor& bias, int64_t count, int64_t barred,
                                      double never) {
-  TORCH_CHECK(logits.device().is_cpu() && logits.dim() == 2 && logits.is_contiguous(),
-              "revrnn: expected logits [N, V], contiguous and on the CPU, got ", logits.sizes());
+  expect(logits.is_cpu() && logits.dim() == 2 && logits.is_contiguous(),
+         "revrnn: expected logits [N, V], contiguous and on the CPU, got ", logits.sizes());
   const int64_t rows = logits.size(0), n = logits.size(1);
-  TORCH_CHECK(bias.is_contiguous() && bias.numel() == n && bias.scalar_type() == logits.scalar_type(),
-              "revrnn: expected a bias [V] of the logits' type");
-  TORCH_CHECK(0 < count && count <= n && barred < n, "revrnn: ", count, " words of ", n, " are wanted, without ", barred);
-  Tensor values = at::empty({rows, count}, logits.options());
-  Tensor words = at::empty({rows, count}, logits.options().dtype(at::kLong));
-  AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "revrnn::likeliest", [&] {
-    const scalar_t *own = logits.const_data_ptr<scalar_t>(), *add = bias.const_data_ptr<scalar_t>();
-    scalar_t* value = values.mutable_data_ptr<scalar_t>();
-    int64_t* word = words.mutable_data_ptr<int64_t>();
-    at::parallel_for(0, rows, 8, [=](int64_t first, int64_t last) {
-      std::vector<scalar_t> scratch(n);
-      scalar_t* x = scratch.data();
+  expect(bias.is_contiguous() && bias.numel() == n && bias.scalar_type() == logits.scalar_type(),
+         "revrnn: expected a bias [V] of the logits' type");
+  expect(0 < count && count <= n && barred < n, "revrnn: ", count, " words of ", n, " are wanted, without ", barred);
+  Tensor values = empty({rows, count}, logits.scalar_type());
+  Tensor words = empty({rows, count}, ScalarType::Long);
+  with_real(logits.scalar_type(), "revrnn::likeliest", [&]<typename T>() {
+    const T *own = elements<const T>(logits), *add = elements<const T>(bias);
+    T* value = elements<T>(values);
+    int64_t* word = elements<int64_t>(words);
+    parallel_for(0, rows, 8, [=](int64_t first, int64_t last) {
+      std::vector<T> scratch(n);
+      T* x = scratch.data();
       for (int64_t row = first; row < last; ++row) {
         for (int64_t i = 0; i < n; ++i) x[i] = own[row * n + i] + add[i];
-        scalar_t* best = value + row * count;
-        const scalar_t of_barred = barred < 0 ? scalar_t(0) : x[barred];
-        if (barred >= 0) x[barred] = static_cast<scalar_t>(never);
+        T* best = value + row * count;
+        const T of_barred = barred < 0 ? T(0) : x[barred];
+        if (barred >= 0) x[barred] = static_cast<T>(never);
         largest(x, n, count, best, word + row * count);
         if (barred >= 0) x[barred] = of_barred;
-        const scalar_t top = barred < 0 ? best[0] : std::max(best[0], of_barred);
-        const scalar_t total = top + std::log(sum_of_exponentials(x, n, top));
+        const T top = barred < 0 ? best[0] : std::max(best[0], of_barred);
+        const T total = top + std::log(sum_of_exponentials(x, n, top));
         for (int64_t k = 0; k < count; ++k) best[k] -= total;
       }
     });
@@ -102,7 +95,7 @@ std::tuple<Tensor, Tensor> likeliest(const Tensor& logits, const Tensor& bias, i
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(revrnn, library) {
-  library.def("likeliest(Tensor logits, Tensor bias, int count, int barred, float never) -> (Tensor, Tensor)",
-              &likeliest);
+STABLE_TORCH_LIBRARY_FRAGMENT(revrnn, library) {
+  define<&likeliest>(library,
+                     "likeliest(Tensor logits, Tensor bias, int count, int barred, float never) -> (Tensor, Tensor)");
 }

@@ -14,8 +14,8 @@ inline Sizes sizes_of(const Tensor& qkv, const Tensor& y, int64_t heads, int64_t
   s.batch = qkv.size(0), s.slots = qkv.size(1), s.rows = s.slots + 1, s.queries = y.size(1), s.heads = heads;
   s.key = key, s.projected = qkv.size(2), s.memory = y.size(2), s.value = s.memory / heads;
   s.head = 2 * key + s.value;
-  TORCH_CHECK(s.projected == heads * s.head && s.memory == heads * s.value && s.queries <= s.rows,
-              "rmc: ", heads, " heads do not fit ", qkv.sizes(), " and ", y.sizes());
+  expect(s.projected == heads * s.head && s.memory == heads * s.value && s.queries <= s.rows, "rmc: ", heads,
+         " heads do not fit ", qkv.sizes(), " and ", y.sizes());
   return s;
 }
 
@@ -84,17 +84,17 @@ struct Attention {
 
 template <typename T>
 Attention<T> attention_of(const Sizes& s, const Tensor& qkv_m, const Tensor& qkv_x, const Tensor& bias,
-                          const Tensor& gamma, const Tensor& beta, const Tensor& rows_m, const Tensor& rows_x, const Tensor& gamma_after,
-                          const Tensor& beta_after, bool joint) {
+                          const Tensor& gamma, const Tensor& beta, const Tensor& rows_m, const Tensor& rows_x,
+                          const Tensor& gamma_after, const Tensor& beta_after, bool joint) {
   check("projections of the memory", qkv_m, gamma, {s.batch, s.slots, s.projected});
   check("projections of the input", qkv_x, gamma, {s.batch, s.projected});
   check("bias", bias, gamma, {s.projected});
   check("memory", rows_m, gamma, {s.batch, s.slots, s.memory}), check("input", rows_x, gamma, {s.batch, s.memory});
-  TORCH_CHECK(!joint || s.queries == s.rows, "rmc: rows that are normalised together all query");
+  expect(!joint || s.queries == s.rows, "rmc: rows that are normalised together all query");
   return {s,
           Rows<const T>(qkv_m, qkv_x),
           Rows<const T>(rows_m, rows_x),
-          bias.const_data_ptr<T>(),
+          elements<const T>(bias),
           norm_of<T>(gamma, beta, joint, s.rows, s.projected),
           norm_of<T>(gamma_after, beta_after, joint, s.queries, s.memory)};
 }
@@ -102,7 +102,7 @@ Attention<T> attention_of(const Sizes& s, const Tensor& qkv_m, const Tensor& qkv
 template <typename T>
 void attend(const Attention<T>& attention, const Tensor& y) {
   const Sizes& s = attention.s;
-  T* out = y.mutable_data_ptr<T>();
+  T* out = elements<T>(y);
   for_parts(s.batch, parts_of(s.batch), [&](int64_t first, int64_t last, int64_t) {
     std::vector<T> normal(s.rows * s.projected), all(normal.size()), sum(s.queries * s.memory), scales(2 * s.rows);
     std::vector<T> weights(s.heads * s.queries * s.rows);
@@ -115,12 +115,13 @@ void attend(const Attention<T>& attention, const Tensor& y) {
 }
 
 template <typename T>
-void attend_gradient(const Attention<T>& attention, const Tensor& grad_y, const Rows<T>& by_qkv,
-                     const Rows<T>& by_rows, const std::vector<Tensor>& by_weights) {
+void attend_gradient(const Attention<T>& attention, const Tensor& grad_y, const Rows<T>& by_qkv, const Rows<T>& by_rows,
+                     const std::vector<Tensor>& by_weights) {
   const Sizes& s = attention.s;
   const int64_t parts = parts_of(s.batch), inner = attention.before.size, outer = attention.after.size;
-  Sums<T> bias(parts, s.projected), gamma(parts, inner), beta(parts, inner), gamma_after(parts, outer), beta_after(parts, outer);
-  const T* given = grad_y.const_data_ptr<T>();
+  Sums<T> bias(parts, s.projected), gamma(parts, inner), beta(parts, inner), gamma_after(parts, outer),
+      beta_after(parts, outer);
+  const T* given = elements<const T>(grad_y);
   for_parts(s.batch, parts, [&](int64_t first, int64_t last, int64_t part) {
     const int64_t wide = s.rows * s.projected, narrow = s.queries * s.memory;
     std::vector<T> normal(wide), all(wide), by_all(wide), sum(narrow), grad(narrow), scales(2 * s.rows);

@@ -24,14 +24,13 @@ template <typename T>
 Sum<T> sum_of_rows(const Tensor& y, const Tensor& h, const Tensor& gamma, const Tensor& beta, bool joint) {
   const int64_t batch = y.size(0), rows = y.size(1), width = y.size(2);
   check("h", h, y, y.sizes());
-  TORCH_CHECK(y.is_contiguous() && h.is_contiguous(), "rmc: expected contiguous rows");
-  return {batch, rows, width, y.const_data_ptr<T>(), h.const_data_ptr<T>(),
-          norm_of<T>(gamma, beta, joint, rows, width)};
+  expect(y.is_contiguous() && h.is_contiguous(), "rmc: expected contiguous rows");
+  return {batch, rows, width, elements<const T>(y), elements<const T>(h), norm_of<T>(gamma, beta, joint, rows, width)};
 }
 
 template <typename T>
 void normalise(const Sum<T>& sum, const Tensor& z) {
-  T* out = z.mutable_data_ptr<T>();
+  T* out = elements<T>(z);
   for_parts(sum.batch, parts_of(sum.batch), [&](int64_t first, int64_t last, int64_t) {
     std::vector<T> normal(sum.size()), scales(sum.rows);
     for (int64_t b = first; b < last; ++b) {
@@ -46,8 +45,8 @@ void normalise_gradient(const Sum<T>& sum, const Tensor& grad_z, const Tensor& g
                         const Tensor& by_beta) {
   const int64_t parts = parts_of(sum.batch), size = sum.size();
   Sums<T> gamma(parts, sum.norm.size), beta(parts, sum.norm.size);
-  const T* given = grad_z.const_data_ptr<T>();
-  T* out = grad_sum.mutable_data_ptr<T>();
+  const T* given = elements<const T>(grad_z);
+  T* out = elements<T>(grad_sum);
   for_parts(sum.batch, parts, [&](int64_t first, int64_t last, int64_t part) {
     std::vector<T> normal(size), scales(sum.rows);
     for (int64_t b = first; b < last; ++b) {
@@ -78,16 +77,15 @@ template <typename T>
 Gates<T> gates_of(const Tensor& gates, const Tensor& common, const Tensor& memory) {
   const int64_t batch = memory.size(0), slots = memory.size(1), width = gates.size(2);
   check("gates", gates, memory, {batch, slots, width}), check("gates of the input", common, memory, {batch, width});
-  TORCH_CHECK(gates.is_contiguous() && common.is_contiguous() && memory.is_contiguous(),
-              "rmc: expected contiguous gates and memory");
-  return {slots, width, static_cast<T*>(gates.data_ptr()), static_cast<T*>(common.data_ptr()),
-          memory.const_data_ptr<T>(), memory.stride(0)};
+  expect(gates.is_contiguous() && common.is_contiguous() && memory.is_contiguous(),
+         "rmc: expected contiguous gates and memory");
+  return {slots, width, elements<T>(gates), elements<T>(common), elements<const T>(memory), memory.stride(0)};
 }
 
 // Activates the gates, and makes the next memory [B, S, M].
 template <typename T>
 void gate(const Sum<T>& sum, const Gates<T>& g, const Tensor& next) {
-  T* out = next.mutable_data_ptr<T>();
+  T* out = elements<T>(next);
   const int64_t columns = sum.width;
   for_parts(sum.batch, parts_of(sum.batch), [&](int64_t first, int64_t last, int64_t) {
     std::vector<T> normal(sum.size()), scales(sum.rows);
@@ -116,13 +114,12 @@ void gate(const Sum<T>& sum, const Gates<T>& g, const Tensor& next) {
 // From the gradient by the next memory to those by the sum, by the gates before activation, and by the memory before.
 template <typename T>
 void gate_gradient(const Sum<T>& sum, const Gates<T>& g, const Tensor& grad_next, const Tensor& grad_sum,
-                   const Tensor& grad_gates, const Tensor& grad_memory, const Tensor& by_gamma,
-                   const Tensor& by_beta) {
+                   const Tensor& grad_gates, const Tensor& grad_memory, const Tensor& by_gamma, const Tensor& by_beta) {
   const int64_t parts = parts_of(sum.batch), columns = sum.width;
   Sums<T> gamma(parts, sum.norm.size), beta(parts, sum.norm.size);
-  const T* given = grad_next.const_data_ptr<T>();
-  T *by_sum = grad_sum.mutable_data_ptr<T>(), *by_gates = static_cast<T*>(grad_gates.data_ptr());
-  T* by_memory = grad_memory.mutable_data_ptr<T>();
+  const T* given = elements<const T>(grad_next);
+  T *by_sum = elements<T>(grad_sum), *by_gates = elements<T>(grad_gates);
+  T* by_memory = elements<T>(grad_memory);
   for_parts(sum.batch, parts, [&](int64_t first, int64_t last, int64_t part) {
     std::vector<T> normal(sum.size()), new_values(sum.size()), scales(sum.rows);
     for (int64_t b = first; b < last; ++b) {

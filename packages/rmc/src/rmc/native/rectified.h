@@ -9,9 +9,9 @@ template <typename T, bool rectified>
 void rectify(const Tensor& h, const Tensor& bias) {
   const int64_t width = h.size(2), rows = h.numel() / width;
   check("bias", bias, h, {width});
-  TORCH_CHECK(h.is_contiguous(), "rmc: expected contiguous rows");
-  T* x = h.mutable_data_ptr<T>();
-  const T* b = bias.const_data_ptr<T>();
+  expect(h.is_contiguous(), "rmc: expected contiguous rows");
+  T* x = elements<T>(h);
+  const T* b = elements<const T>(bias);
   for_parts(rows, parts_of(rows), [&](int64_t first, int64_t last, int64_t) {
     for (int64_t row = first; row < last; ++row) {
       T* to = x + row * width;
@@ -29,11 +29,10 @@ void rectify_gradient(const Tensor& grad, const Tensor& h, const Tensor& grad_pr
   const int64_t width = h.size(2), rows = h.numel() / width, parts = parts_of(rows);
   check("gradient", grad, h, h.sizes()), check("gradient", grad_product, h, h.sizes());
   check("gradient", grad_bias, h, {width});
-  TORCH_CHECK(h.is_contiguous() && grad.is_contiguous() && grad_product.is_contiguous(),
-              "rmc: expected contiguous rows");
+  expect(h.is_contiguous() && grad.is_contiguous() && grad_product.is_contiguous(), "rmc: expected contiguous rows");
   Sums<T> bias(parts, width);
-  const T *given = grad.const_data_ptr<T>(), *kept = h.const_data_ptr<T>();
-  T* out = grad_product.mutable_data_ptr<T>();
+  const T *given = elements<const T>(grad), *kept = elements<const T>(h);
+  T* out = elements<T>(grad_product);
   for_parts(rows, parts, [&](int64_t first, int64_t last, int64_t part) {
     T* sum = bias.of(part);
     for (int64_t row = first; row < last; ++row) {

@@ -1,17 +1,12 @@
 // Rows of numbers: loops over them, layer normalisation and its gradient, and how items of a batch are shared out.
 #pragma once
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
+#include <ATen/cpu/vec/functional_base.h>
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
+
+#include "tensors.h"
 
 namespace {
-
-using at::Tensor;
 
 template <typename T, typename Body>
 inline void each(int64_t n, Body body) {
@@ -150,17 +145,17 @@ struct Norm {
 template <typename T>
 Norm<T> norm_of(const Tensor& gamma, const Tensor& beta, bool joint, int64_t rows, int64_t width) {
   const int64_t groups = joint ? 1 : rows, size = joint ? rows * width : width;
-  TORCH_CHECK(gamma.numel() == size && beta.numel() == size && gamma.is_contiguous() && beta.is_contiguous(),
-              "rmc: expected weights of a normalisation of ", size, " numbers, got ", gamma.sizes());
-  return {gamma.const_data_ptr<T>(), beta.const_data_ptr<T>(), groups, size};
+  expect(gamma.numel() == size && beta.numel() == size && gamma.is_contiguous() && beta.is_contiguous(),
+         "rmc: expected weights of a normalisation of ", size, " numbers, got ", gamma.sizes());
+  return {elements<const T>(gamma), elements<const T>(beta), groups, size};
 }
 
 // Shares the items of a batch out among threads: body(first, last, part) for each of `parts` parts.
-inline int64_t parts_of(int64_t batch) { return std::clamp<int64_t>(batch / 2, 1, at::get_num_threads()); }
+inline int64_t parts_of(int64_t batch) { return std::clamp<int64_t>(batch / 2, 1, get_num_threads()); }
 
 template <typename Body>
 void for_parts(int64_t batch, int64_t parts, Body body) {
-  at::parallel_for(0, parts, 1, [&](int64_t from, int64_t to) {
+  parallel_for(0, parts, 1, [&](int64_t from, int64_t to) {
     for (int64_t part = from; part < to; ++part) body(batch * part / parts, batch * (part + 1) / parts, part);
   });
 }
@@ -174,16 +169,14 @@ struct Sums {
   Sums(int64_t parts, int64_t size) : values(parts * size), size(size) {}
   T* of(int64_t part) { return values.data() + part * size; }
   void add_to(const Tensor& total) const {
-    T* to = total.mutable_data_ptr<T>();
+    T* to = elements<T>(total);
     for (size_t start = 0; start < values.size(); start += size) add_scaled(to, values.data() + start, T(1), size);
   }
 };
 
-inline void check(const char* name, const Tensor& tensor, const Tensor& like, at::IntArrayRef shape) {
-  TORCH_CHECK(tensor.device().is_cpu() && tensor.scalar_type() == like.scalar_type() && tensor.sizes() == shape &&
-                  tensor.stride(-1) == 1,
-              "rmc: expected ", name, " ", shape, " of ", like.scalar_type(), " on the CPU, got ", tensor.sizes(),
-              " of ", tensor.scalar_type());
+inline void check(const char* name, const Tensor& tensor, const Tensor& like, Ints shape) {
+  if (fits(tensor, like, shape) && tensor.stride(-1) == 1) return;
+  fail("rmc: expected ", name, " ", shape, " of ", like.scalar_type(), " on the CPU, got ", tensor);
 }
 
 // The rows of a memory [B, S, width] and of the input [B, width] behind it, of any strides but the last.
@@ -193,8 +186,12 @@ struct Rows {
   int64_t slots, item, row, step;
 
   Rows(const Tensor& of_memory, const Tensor& of_input)
-      : memory(static_cast<T*>(of_memory.data_ptr())), input(static_cast<T*>(of_input.data_ptr())),
-        slots(of_memory.size(1)), item(of_memory.stride(0)), row(of_memory.stride(1)), step(of_input.stride(0)) {}
+      : memory(elements<T>(of_memory)),
+        input(elements<T>(of_input)),
+        slots(of_memory.size(1)),
+        item(of_memory.stride(0)),
+        row(of_memory.stride(1)),
+        step(of_input.stride(0)) {}
   T* at(int64_t b, int64_t n) const { return n < slots ? memory + b * item + n * row : input + b * step; }
 };
 

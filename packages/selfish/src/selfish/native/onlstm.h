@@ -1,5 +1,5 @@
-// One step of an ordered-neurons LSTM and its gradient, as in eager.py. A row of gates holds the master gates ci and cf,
-// `chunks` numbers each, then o, g, i, f, n units each. What is kept of the master gates is their softmax.
+// One step of an ordered-neurons LSTM and its gradient, as in eager.py. A row of gates holds the master gates ci and
+// cf, `chunks` numbers each, then o, g, i, f, n units each. What is kept of the master gates is their softmax.
 #pragma once
 #include "rows.h"
 
@@ -44,11 +44,11 @@ struct Shape {
   int64_t rows, n, chunks, size, width;
 
   Shape(const Tensor& state, const Tensor& gates) {
-    TORCH_CHECK(state.dim() == 2 && gates.dim() == 2, "selfish: expected a state [B, H] and gates [B, W], got ",
-                state.sizes(), " and ", gates.sizes());
+    expect(state.dim() == 2 && gates.dim() == 2, "selfish: expected a state [B, H] and gates [B, W], got ",
+           state.sizes(), " and ", gates.sizes());
     rows = state.size(0), n = state.size(1), width = gates.size(1), chunks = (width - 4 * n) / 2;
-    TORCH_CHECK(chunks > 0 && width == 4 * n + 2 * chunks && n % chunks == 0, "selfish: no chunks in gates of ", width,
-                " for ", n, " units");
+    expect(chunks > 0 && width == 4 * n + 2 * chunks && n % chunks == 0, "selfish: no chunks in gates of ", width,
+           " for ", n, " units");
     size = n / chunks;
     check("state", state, state, {rows, n}), check("gates", gates, state, {rows, width});
   }
@@ -60,11 +60,10 @@ void onlstm_forward(const Tensor& product, const Tensor& gates, const Tensor& be
   const Shape s(before, gates);
   check("product", product, before, {s.rows, s.width}), check("sums", sums, before, {2, s.rows});
   check("c", c, before, {s.rows, s.n}), check("h", h, before, {s.rows, s.n});
-  AT_DISPATCH_FLOATING_TYPES(before.scalar_type(), "selfish::onlstm_forward", [&] {
-    using T = scalar_t;
-    const T *from = product.const_data_ptr<T>(), *old = before.const_data_ptr<T>();
-    T *all = gates.mutable_data_ptr<T>(), *cell = c.mutable_data_ptr<T>(), *out = h.mutable_data_ptr<T>();
-    T* sum = sums.mutable_data_ptr<T>();
+  with_real(before.scalar_type(), "selfish::onlstm_forward", [&]<typename T>() {
+    const T *from = elements<const T>(product), *old = elements<const T>(before);
+    T *all = elements<T>(gates), *cell = elements<T>(c), *out = elements<T>(h);
+    T* sum = elements<T>(sums);
     for_rows(s.rows, s.width, [=](int64_t first, int64_t last) {
       std::vector<T> masters(2 * s.n);
       T *ci = masters.data(), *cf = ci + s.n;
@@ -98,11 +97,10 @@ void onlstm_backward(const Tensor& grad_h, const Tensor& grad_c, const Tensor& g
   const Shape s(before, gates);
   check("grad_gates", grad_gates, before, {s.rows, s.width});
   for (const Tensor* tensor : {&grad_h, &grad_c, &c}) check("state", *tensor, before, {s.rows, s.n});
-  AT_DISPATCH_FLOATING_TYPES(before.scalar_type(), "selfish::onlstm_backward", [&] {
-    using T = scalar_t;
-    const T *by_h = grad_h.const_data_ptr<T>(), *all = gates.const_data_ptr<T>();
-    const T *old = before.const_data_ptr<T>(), *cell = c.const_data_ptr<T>();
-    T *by_c = grad_c.mutable_data_ptr<T>(), *to = grad_gates.mutable_data_ptr<T>();
+  with_real(before.scalar_type(), "selfish::onlstm_backward", [&]<typename T>() {
+    const T *by_h = elements<const T>(grad_h), *all = elements<const T>(gates);
+    const T *old = elements<const T>(before), *cell = elements<const T>(c);
+    T *by_c = elements<T>(grad_c), *to = elements<T>(grad_gates);
     for_rows(s.rows, s.width, [=](int64_t first, int64_t last) {
       std::vector<T> masters(2 * s.n);  // the gates, then the gradients by them
       T *ci = masters.data(), *cf = ci + s.n;

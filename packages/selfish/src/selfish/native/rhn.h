@@ -9,7 +9,7 @@ void rhn_forward(const Tensor& product, const Tensor& addend, const Tensor& befo
                  const Tensor& after) {
   const int64_t rows = before.size(0), n = before.size(1), blocks = gates.size(-1) / std::max<int64_t>(n, 1);
   const int64_t width = blocks * n, stride = addend.dim() == 2 ? width : 0;
-  TORCH_CHECK(blocks == 2 || blocks == 3, "selfish: expected 2 or 3 blocks of gates, got ", blocks);
+  expect(blocks == 2 || blocks == 3, "selfish: expected 2 or 3 blocks of gates, got ", blocks);
   check("product", product, before, {rows, width}), check("gates", gates, before, {rows, width});
   check("before", before, before, {rows, n}), check("after", after, before, {rows, n});
   if (stride) {
@@ -17,10 +17,9 @@ void rhn_forward(const Tensor& product, const Tensor& addend, const Tensor& befo
   } else {
     check("addend", addend, before, {width});
   }
-  AT_DISPATCH_FLOATING_TYPES(before.scalar_type(), "selfish::rhn_forward", [&] {
-    using T = scalar_t;
-    const T *from = product.const_data_ptr<T>(), *add = addend.const_data_ptr<T>(), *old = before.const_data_ptr<T>();
-    T *gate = gates.mutable_data_ptr<T>(), *now = after.mutable_data_ptr<T>();
+  with_real(before.scalar_type(), "selfish::rhn_forward", [&]<typename T>() {
+    const T *from = elements<const T>(product), *add = elements<const T>(addend), *old = elements<const T>(before);
+    T *gate = elements<T>(gates), *now = elements<T>(after);
     for_rows(rows, width, [=](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         for_vectors<T>(n, [=](int64_t i, int64_t count) {
@@ -29,7 +28,8 @@ void rhn_forward(const Tensor& product, const Tensor& addend, const Tensor& befo
             return Vec<T>::loadu(from + row * width + at, count) + Vec<T>::loadu(add + row * stride + at, count);
           };
           T* to = gate + row * width + i;
-          const Vec<T> h = hyperbolic_tangent<T>(sum(0)), t = sigmoid<T>(sum(1)), s = Vec<T>::loadu(old + row * n + i, count);
+          const Vec<T> h = hyperbolic_tangent<T>(sum(0)), t = sigmoid<T>(sum(1)),
+                       s = Vec<T>::loadu(old + row * n + i, count);
           Vec<T> c = Vec<T>(1) - t;
           if (blocks == 3) c = sigmoid<T>(sum(2)), c.store(to + 2 * n, count);
           h.store(to, count), t.store(to + n, count);
@@ -43,13 +43,12 @@ void rhn_forward(const Tensor& product, const Tensor& addend, const Tensor& befo
 void rhn_backward(const Tensor& grad, const Tensor& gates, const Tensor& before, const Tensor& grad_gates) {
   const int64_t rows = before.size(0), n = before.size(1), blocks = gates.size(-1) / std::max<int64_t>(n, 1);
   const int64_t width = blocks * n;
-  TORCH_CHECK(blocks == 2 || blocks == 3, "selfish: expected 2 or 3 blocks of gates, got ", blocks);
+  expect(blocks == 2 || blocks == 3, "selfish: expected 2 or 3 blocks of gates, got ", blocks);
   check("gates", gates, before, {rows, width}), check("grad_gates", grad_gates, before, {rows, width});
   check("before", before, before, {rows, n}), check("grad", grad, before, {rows, n});
-  AT_DISPATCH_FLOATING_TYPES(before.scalar_type(), "selfish::rhn_backward", [&] {
-    using T = scalar_t;
-    const T *gate = gates.const_data_ptr<T>(), *old = before.const_data_ptr<T>();
-    T *by = grad.mutable_data_ptr<T>(), *to = grad_gates.mutable_data_ptr<T>();
+  with_real(before.scalar_type(), "selfish::rhn_backward", [&]<typename T>() {
+    const T *gate = elements<const T>(gates), *old = elements<const T>(before);
+    T *by = elements<T>(grad), *to = elements<T>(grad_gates);
     for_rows(rows, width, [=](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         for_vectors<T>(n, [=](int64_t i, int64_t count) {

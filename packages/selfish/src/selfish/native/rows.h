@@ -1,17 +1,10 @@
 // What the kernels share: vectors of a row, rows in threads, checks.
 #pragma once
-#include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
 
-#include <algorithm>
-#include <tuple>
-#include <vector>
+#include "tensors.h"
 
 namespace {
-
-using at::Tensor;
 
 template <typename T>
 using Vec = at::vec::Vectorized<T>;
@@ -21,7 +14,7 @@ constexpr int64_t kGrain = 4096;  // elements that are worth a thread
 // Gives each thread some of the rows: body(first, last), 0 <= first < last <= rows.
 template <typename Body>
 void for_rows(int64_t rows, int64_t columns, Body body) {
-  at::parallel_for(0, rows, kGrain / std::max<int64_t>(columns, 1) + 1, body);
+  parallel_for(0, rows, kGrain / std::max<int64_t>(columns, 1) + 1, body);
 }
 
 // body(start, count) for each vector of n elements; the last may be a part of one.
@@ -41,11 +34,9 @@ Vec<T> hyperbolic_tangent(const Vec<T>& x) {
 }
 
 // Throws unless a tensor is what a kernel reads or writes.
-void check(const char* name, const Tensor& tensor, const Tensor& like, at::IntArrayRef shape) {
-  TORCH_CHECK(tensor.device().is_cpu() && tensor.scalar_type() == like.scalar_type() && tensor.sizes() == shape &&
-                  tensor.is_contiguous(),
-              "selfish: expected ", name, " ", shape, " of ", like.scalar_type(), ", contiguous and on the CPU, got ",
-              tensor.sizes(), " of ", tensor.scalar_type());
+void check(const char* name, const Tensor& tensor, const Tensor& like, Ints shape) {
+  if (fits(tensor, like, shape) && tensor.is_contiguous()) return;
+  fail("selfish: expected ", name, " ", shape, " of ", like.scalar_type(), ", contiguous and on the CPU, got ", tensor);
 }
 
 }  // namespace

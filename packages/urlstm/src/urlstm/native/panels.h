@@ -22,11 +22,14 @@ class Panels {
 #endif
 
  public:
-  explicit Panels(const Tensor& weight) : columns_(weight.size(0)), depth_(weight.size(1)) {
-    panels_ = at::empty({count(), depth_, kWidth}, weight.options());
-    const R* from = weight.const_data_ptr<R>();
-    R* to = panels_.mutable_data_ptr<R>();
-    at::parallel_for(0, count(), kGrain / (depth_ * kWidth) + 1, [&](int64_t first, int64_t last) {
+  explicit Panels(const Tensor& weight)
+      : columns_(weight.size(0)),
+        depth_(weight.size(1)),
+        panels_(empty({count(), depth_, kWidth}, kType<R>)),
+        data_(elements<R>(panels_)) {
+    const R* from = elements<const R>(weight);
+    R* to = data_;
+    parallel_for(0, count(), kGrain / (depth_ * kWidth) + 1, [&](int64_t first, int64_t last) {
       for (int64_t panel = first; panel < last; ++panel) {
         const int64_t column = panel * kWidth;
         fill(from + column * weight.stride(0), weight.stride(0), weight.stride(1), std::min(kWidth, columns_ - column),
@@ -38,7 +41,7 @@ class Panels {
   // total [rows, N] = x [rows, K] times the weight's transpose, or, with `add`, that added to it; both contiguous.
   void multiply(R* total, const R* x, int64_t rows, bool add) const {
     const int64_t work = 2 * rows * depth_ * kWidth, blocks = (rows + kMost - 1) / kMost;
-    at::parallel_for(0, count(), (1 << 18) / (work + 1) + 1, [&](int64_t first, int64_t last) {
+    parallel_for(0, count(), (1 << 18) / (work + 1) + 1, [&](int64_t first, int64_t last) {
       for (int64_t panel = first; panel < last; ++panel) {
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t row = block * rows / blocks, number = (block + 1) * rows / blocks - row;
@@ -78,7 +81,7 @@ class Panels {
   // By the numbers of its rows, which are constants: only so do compilers keep the sums in registers.
   template <size_t... row>
   void kernel(int64_t panel, const R* x, R* total, bool add, std::index_sequence<row...>) const {
-    const R* weight = panels_.const_data_ptr<R>() + panel * depth_ * kWidth;
+    const R* weight = data_ + panel * depth_ * kWidth;
     Vector low[] = {((void)row, Vector(R(0)))...}, high[] = {((void)row, Vector(R(0)))...};
     for (int64_t k = 0; k < depth_; ++k, weight += kWidth) {
       __builtin_prefetch(weight + kAhead * kWidth), __builtin_prefetch(weight + kAhead * kWidth + kLanes);
@@ -103,6 +106,7 @@ class Panels {
 
   int64_t columns_, depth_;
   Tensor panels_;
+  R* data_;
 };
 
 }  // namespace

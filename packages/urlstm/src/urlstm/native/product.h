@@ -1,6 +1,6 @@
 // One product per time step with the recurrent weight, in the gates' type or in a narrower one.
 #pragma once
-#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
 #include "panels.h"
 
@@ -12,41 +12,48 @@ class StepProduct {
  public:
   // `weight`: of the gates' type [N, K], any strides; of a narrower one as rnncore.step_linear has laid it out, for
   // torch's product [K, N], or packed by oneDNN.
-  StepProduct(const Tensor& weight, bool packed, int64_t outputs, int64_t inputs) : packed_(packed) {
-    const bool own = !packed && weight.scalar_type() == c10::CppTypeToScalarType<R>::value;
+  StepProduct(const Tensor& weight, bool packed, int64_t outputs, int64_t inputs)
+      : packed_(packed), outputs_(outputs), inputs_(inputs), weight_(weight) {
+    const bool own = !packed && weight.scalar_type() == kType<R>;
     const std::vector<int64_t> shape = own ? std::vector{outputs, inputs} : std::vector{inputs, outputs};
-    TORCH_CHECK(weight.device().is_cpu() && (packed || weight.sizes() == shape), "urlstm: expected a weight ",
-                at::IntArrayRef(shape), " on the CPU, got ", weight.sizes(), " of ", weight.scalar_type());
-    if (own) {
-      panels_.emplace(weight);
-    } else {
-      weight_ = weight;
-    }
+    expect(weight.is_cpu() && (packed || weight.sizes().equals(shape)), "urlstm: expected a weight ", Ints(shape),
+           " on the CPU, got ", weight);
+    if (own) panels_.emplace(weight);
   }
 
   // total [rows, N] = x [rows, K] times the weight's transpose, or, with `add`, that added to it. Both contiguous.
-  void run(Tensor total, const Tensor& x, bool add) const {
+  void run(R* total, const R* x, int64_t rows, bool add) const {
     if (panels_) {
-      panels_->multiply(total.mutable_data_ptr<R>(), x.const_data_ptr<R>(), x.size(0), add);
-    } else if (add) {
-      total.add_(narrow_product(x.to(weight_.scalar_type())));
+      panels_->multiply(total, x, rows, add);
     } else {
-      total.copy_(narrow_product(x.to(weight_.scalar_type())));
+      with_type<BFloat16, Half, float>(weight_.scalar_type(), "urlstm::step_product", [&]<typename T>() {
+        const Tensor narrow = empty({rows, inputs_}, weight_.scalar_type());
+        std::copy_n(x, rows * inputs_, elements<T>(narrow));
+        const Tensor product = packed_ ? packed_product(narrow) : plain_product(narrow);
+        const T* from = elements<const T>(product);
+        each(rows * outputs_, [=](int64_t i) { total[i] = add ? total[i] + R(from[i]) : R(from[i]); });
+      });
     }
   }
 
  private:
-  using Linear = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::string_view,
-                        c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
+  Tensor plain_product(const Tensor& x) const {
+    Tensor product = empty({x.size(0), outputs_}, x.scalar_type());
+    TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(product.get(), x.get(), weight_.get()));
+    return product;
+  }
 
-  Tensor narrow_product(const Tensor& x) const {
-    if (!packed_) return at::mm(x, weight_);
-    static const auto linear =
-        c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_linear_pointwise", "").typed<Linear>();
-    return linear.call(x, weight_, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
+  // By its name, as not every torch has oneDNN.
+  Tensor packed_product(const Tensor& x) const {
+    using torch::stable::detail::from;
+    StableIValue stack[] = {from(x),      from(weight_),     from(std::nullopt), from(std::string("none")),
+                            from(Ints()), from(std::nullopt)};
+    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("mkldnn::_linear_pointwise", "", stack, TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
   }
 
   bool packed_;
+  int64_t outputs_, inputs_;
   std::optional<Panels<R>> panels_;
   Tensor weight_;
 };

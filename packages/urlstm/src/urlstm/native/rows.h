@@ -1,26 +1,20 @@
 // What the kernels share: rows in threads, exponentials of many numbers at once, numbers too small to keep, checks.
 #pragma once
-#include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
-#include <algorithm>
-#include <vector>
+#include "tensors.h"
 
 namespace {
-
-using at::Tensor;
 
 constexpr int64_t kGrain = 4096;  // elements that are worth a thread
 
 // Gives each thread some of the rows: body(first, last), 0 <= first < last <= rows.
 template <typename Body>
 void for_rows(int64_t rows, int64_t columns, Body body) {
-  at::parallel_for(0, rows, kGrain / columns + 1, body);
+  parallel_for(0, rows, kGrain / columns + 1, body);
 }
 
 // body(i) for 0 <= i < n, no two of which touch the same memory.
@@ -33,7 +27,11 @@ inline void each(int64_t n, Body body) {
 // Torch's vector exponential, in place.
 template <typename R>
 void exponentials(R* values, int64_t n) {
-  at::vec::map([](at::vec::Vectorized<R> x) { return x.exp(); }, values, values, n);
+  using Vector = at::vec::Vectorized<R>;
+  for (int64_t i = 0; i < n; i += Vector::size()) {
+    const int64_t lanes = std::min<int64_t>(Vector::size(), n - i);
+    Vector::loadu(values + i, lanes).exp().store(values + i, lanes);
+  }
 }
 
 // In place, x to e^-x, of which sigmoid is 1 / (1 + .), and to e^-2x, of which tanh is 2 / (1 + .) - 1.
@@ -57,7 +55,7 @@ inline R tanh_of(R power) {
 // a long sequence else become such numbers, with which a processor is up to a hundred times slower.
 class FlushDenormals {
  public:
-  FlushDenormals() : before_(at::get_num_threads()) {
+  FlushDenormals() : before_(get_num_threads()) {
 #if defined(__SSE2__)
     in_every_thread([this](size_t thread) {
       before_[thread] = _mm_getcsr();
@@ -76,7 +74,7 @@ class FlushDenormals {
  private:
   template <typename Body>
   void in_every_thread(Body body) {
-    at::parallel_for(0, before_.size(), 1, [&](int64_t first, int64_t last) {
+    parallel_for(0, before_.size(), 1, [&](int64_t first, int64_t last) {
       for (int64_t thread = first; thread < last; ++thread) body(thread);
     });
   }
@@ -84,11 +82,9 @@ class FlushDenormals {
 };
 
 // Throws unless a tensor is what a kernel reads.
-void check(const char* name, const Tensor& tensor, at::ScalarType type, at::IntArrayRef shape) {
-  TORCH_CHECK(tensor.device().is_cpu() && tensor.scalar_type() == type && tensor.sizes() == shape &&
-                  tensor.is_contiguous(),
-              "urlstm: expected ", name, " ", shape, " of ", type, ", contiguous and on the CPU, got ", tensor.sizes(),
-              " of ", tensor.scalar_type());
+void check(const char* name, const Tensor& tensor, ScalarType type, Ints shape) {
+  if (fits(tensor, type, shape) && tensor.is_contiguous()) return;
+  fail("urlstm: expected ", name, " ", shape, " of ", type, ", contiguous and on the CPU, got ", tensor);
 }
 
 }  // namespace
