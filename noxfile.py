@@ -52,9 +52,10 @@ def run_package_tests(session: nox.Session, package: str) -> None:
     # Not editable: what is tested is the wheel that a user gets, so a file left out of it is missed here.
     needed = tuple(dict.fromkeys(("core", package)))
     install(session, *(f"./packages/{name}" for name in needed), "pytest", files=package_files(needed))
-    suite = ROOT / "tests" / package
+    suites = [folder for folder in (f"tests/{package}", "tests/commands") if (ROOT / folder).is_dir()]
     imports = f"tests/test_workspace.py::test_every_module_imports[{package}]"
-    session.run("pytest", imports, *([str(suite)] if suite.is_dir() else []), *session.posargs)
+    # Of tests/commands, those of this package's commands are run.
+    session.run("pytest", imports, *suites, *session.posargs)
 
 
 def add_package_session(package: str) -> None:

@@ -1,34 +1,34 @@
-"""Fixtures that every package's tests share: reference data, a tiny corpus, and what is done with runs of commands.
+"""Fixtures that every package's tests share: reference data, a tiny corpus, and tiny runs of commands.
 
 Functions come as fixtures that return them, so that a test file finds them wherever it lies.
 """
 
 import contextlib
+import itertools
 import json
-import math
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
 import numpy as np
 import pytest
 import torch
-from rnncore import checkpoint
+import yaml
+from rnncore import checkpoint, report
 from rnncore.cache_folders import cache_root
 from rnncore.metrics_file import read_metrics
-from rnncore.run_log import RunLog
+from rnncore.report import plot as report_plot
 from torch import Tensor
 
 Rows = list[dict[str, Any]]
+Run = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +38,21 @@ def shared() -> Path:
     if not (folder / "goldens").is_dir():
         pytest.skip(f"no reference data in {folder}; set RNN_SHARED to the folder that holds goldens/ and data/")
     return folder
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads until the end of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    return torch.device(request.param)
 
 
 @pytest.fixture
@@ -88,16 +103,54 @@ def caches(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str, 
     return {"RNN_DATA": data, "RNNCORE_CACHE": cache}
 
 
+@pytest.fixture(scope="session")
+def plot() -> Callable[..., object]:
+    """What draws the curves of runs, also where no run does."""
+    return report_plot
+
+
 @pytest.fixture(scope="module")
 def sandbox(caches: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Data and caches in temporary folders, an empty working directory, and torch's threads put back at the end."""
+    """Data and caches in temporary folders, an empty working directory, and torch's threads put back at the end.
+
+    No run draws its curves, which takes longer than the rest of it.
+    """
     threads, folder = torch.get_num_threads(), tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         for name, path in caches.items():
             patch.setenv(name, str(path))
         patch.chdir(folder)
+        patch.setattr(report, "plot", lambda runs, output: output.touch())
         yield folder
     torch.set_num_threads(threads)
+
+
+# Tiny runs of commands.
+
+TINY = yaml.safe_load((Path(__file__).parent / "tiny_runs.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def tiny_words(corpus: Path) -> Callable[..., list[str]]:
+    """``tiny_words(command, **places)``: the flags of a tiny run; the corpus has its place, others are given."""
+    return lambda command, **places: TINY[command].format(corpus=corpus, **places).split()
+
+
+@pytest.fixture(scope="session")
+def runner() -> Callable[..., Run]:
+    """``runner(main, words, name)`` makes ``run(*further)``: it runs a command and returns the run directory."""
+
+    def make(main: click.Command, words: Sequence[str], name: str = "run") -> Run:
+        numbers = itertools.count(1)
+
+        def run(*further: str) -> Path:
+            given = ["--run_dir", f"{name}{next(numbers)}", *further]
+            main([*words, *given], standalone_mode=False)
+            return Path.cwd() / given[len(given) - given[::-1].index("--run_dir")]
+
+        return run
+
+    return make
 
 
 @pytest.fixture
@@ -123,7 +176,7 @@ def data(corpus: Path, tmp_path: Path, copy_files: Callable[[Path, Path], Path])
 # What a run has written.
 
 TIMES = {"ms", "tokens_per_s", "seconds", "peak_rss_mb"}
-METRICS_PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+STARTERS = Path(__file__).parent / "starters"
 
 
 def _rows_of(run: Path, *events: str) -> Rows:
@@ -168,36 +221,7 @@ def assert_sound() -> Callable[..., None]:
     return check
 
 
-def documented_keys(event: str) -> dict[str, str]:
-    """The keys of an event's table in docs/metrics.md and their types."""
-    section = METRICS_PAGE.read_text().partition(f"## `{event}`")[2].partition("\n## ")[0]
-    return dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE))
-
-
-@pytest.fixture(scope="session")
-def assert_documented() -> Callable[..., Rows]:
-    """``assert_documented(run, *further)``: the lines of a run on words have the keys that docs/metrics.md says.
-
-    Lines of steps have ``further`` ones. Returns the lines.
-    """
-
-    def check(run: Path, *further: str) -> Rows:
-        types = {"integer": int, "number": float}
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for line in lines:
-            event, keys = line["event"], documented_keys(line["event"])
-            more = set(further) if event == "step" else set()
-            assert line.keys() == set(keys) - {"bpc", "peak_cuda_mb"} | {"event"} | more
-            assert all(type(line[key]) is types[keys[key]] for key in line.keys() & keys.keys())
-            if "ppl" in line:
-                assert line["ppl"] == pytest.approx(math.exp(line["loss"]))
-        assert [line["event"] for line in lines][-3:] == ["valid", "test", "end"]
-        return lines
-
-    return check
-
-
-# Mistakes, and bad luck at a given step.
+# Mistakes, damage, and several processes.
 
 
 @pytest.fixture
@@ -230,188 +254,10 @@ def damage() -> Callable[[str, Path], None]:
     return spoil
 
 
-@pytest.fixture
-def file_limit() -> Iterator[Callable[[int], None]]:
-    """Lets no file of this process grow beyond so many bytes, as a full disk would."""
-    resource = pytest.importorskip("resource")  # Unix has it
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-HOLD = """
-import sys
-from pathlib import Path
-from rnncore.run_directory import RunDirectory
-
-run = RunDirectory.create(Path(sys.argv[1]), command="x", config={})
-print("ready", flush=True)
-input()
-"""
-
-
-@pytest.fixture
-def hold() -> Iterator[Callable[[str], None]]:
-    """``hold(folder)``: another process has this run directory, until the end of the test."""
-    with contextlib.ExitStack() as stack:
-
-        def start(folder: str) -> None:
-            command, pipe = [sys.executable, "-c", HOLD, folder], subprocess.PIPE
-            other = stack.enter_context(subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe))
-            stack.callback(other.kill)
-            assert other.stdout is not None
-            assert other.stdout.readline() == "ready\n"
-
-        yield start
-
-
-@pytest.fixture(scope="session")
-def before_step() -> Callable[..., None]:
-    """``before_step(patch, module, number, action)`` calls ``action(training)`` right before a step.
-
-    ``module`` holds the command's ``_step(training, inputs, targets)``.
-    """
-
-    def prepare(patch: pytest.MonkeyPatch, module: ModuleType, number: int, action: Callable[[Any], object]) -> None:
-        step = module._step
-
-        def prepared(training: Any, inputs: Tensor, targets: Tensor) -> Any:
-            if training.log.global_step + 1 == number:
-                action(training)
-            return step(training, inputs, targets)
-
-        patch.setattr(module, "_step", prepared)
-
-    return prepare
-
-
-@pytest.fixture(scope="session")
-def interrupt() -> Callable[[], None]:
-    """Ctrl-C."""
-    return lambda: os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.fixture(scope="session")
-def interrupt_at(interrupt: Callable[[], None]) -> Callable[[pytest.MonkeyPatch, int], None]:
-    """``interrupt_at(patch, number)``: Ctrl-C right after a step."""
-
-    def prepare(patch: pytest.MonkeyPatch, number: int) -> None:
-        step = RunLog.step
-
-        def counted(log: RunLog, loss: Tensor, tokens: int, *, extra: Any = None) -> None:
-            step(log, loss, tokens, extra=extra)
-            if log.global_step == number:
-                interrupt()
-
-        patch.setattr(RunLog, "step", counted)
-
-    return prepare
-
-
-KILLED = """
-import importlib, json, os, signal, sys
-import torch._dynamo, torch.utils.tensorboard  # a run imports them late
-from rnncore.run_log import RunLog
-
-step = RunLog.step
-for line in sys.stdin:
-    module, fatal, words, folder, environment = json.loads(line)
-    main = importlib.import_module(module).main
-    child = os.fork()
-    if child:
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    os.chdir(folder)
-    os.environ.update(environment)
-    os.dup2(2, 1)
-    def counted(log, *args, **kwargs):
-        step(log, *args, **kwargs)
-        if log.global_step == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-    RunLog.step = counted
-    main(words)
-"""
-
-
-@pytest.fixture(scope="session")
-def killed_processes() -> Iterator[subprocess.Popen[str]]:
-    """A process that starts commands in processes of their own; what takes seconds to import is imported once."""
-    command, pipe = [sys.executable, "-c", KILLED], subprocess.PIPE
-    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as starter:
-        yield starter
-
-
-@pytest.fixture(scope="session")
-def kill_at(killed_processes: subprocess.Popen[str]) -> Callable[[str, int, Sequence[str], Path], Rows]:
-    """``kill_at(module, number, words, run)``: kill -9 for another process, whose command is ``main`` of a module.
-
-    It happens right after a step, and in the middle of a line of the metrics. Returns the metrics so far.
-    """
-
-    def start(module: str, number: int, words: Sequence[str], run: Path) -> Rows:
-        assert killed_processes.stdin is not None
-        assert killed_processes.stdout is not None
-        job = module, number, [*words, "--run_dir", str(run)], os.getcwd(), dict(os.environ)
-        killed_processes.stdin.write(json.dumps(job) + "\n")
-        killed_processes.stdin.flush()
-        assert int(killed_processes.stdout.readline()) == -signal.SIGKILL
-        rows = _rows_of(run)
-        with open(run / "metrics.jsonl", "a") as file:
-            file.write('{"event": "st')
-        return rows
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def middle() -> Callable[[Path], int]:
-    """``middle(run)``: a step in the middle of the third epoch, 3 past a checkpoint of that epoch at every 7th."""
-
-    def find(run: Path) -> int:
-        ends = {row["epoch"]: row["step"] for row in _rows_of(run, "valid")}
-        found = next(number for number in range((ends[2] + ends[3]) // 2, ends[3]) if number % 7 == 3)
-        assert ends[2] < found - 3 < ends[3]
-        return found
-
-    return find
-
-
-RANKS = """
-import faulthandler, json, os, signal, socket, sys
-import torch._dynamo, torch.distributed, torch.utils.tensorboard
-
-for line in sys.stdin:
-    script, words, size, folder, environment = json.loads(line)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = []
-    for rank in range(size):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        signal.alarm(60)
-        os.chdir(folder)
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update(environment, **{name: str(value) for name, value in place.items()})
-        output = os.open(f"rank{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        faulthandler.register(signal.SIGALRM, chain=True)  # says where it hangs
-        sys.argv = ["script", *words]
-        exec(script, {"__name__": "__main__", "rank": rank})
-        sys.exit()
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
-"""
-
-
 @pytest.fixture(scope="session")
 def rank_starter() -> Iterator[subprocess.Popen[str]]:
     """A process that starts others which find each other, as torchrun does, but has imported torch once for all."""
-    command, pipe = [sys.executable, "-c", RANKS], subprocess.PIPE
+    command, pipe = [sys.executable, str(STARTERS / "ranks.py")], subprocess.PIPE
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun has it
     with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, env=environment) as starter:
         yield starter

@@ -1,7 +1,6 @@
 """What the tests of the QRNN share: the operators of its recurrence, one kind after the other, and where they run."""
 
 import os
-from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -10,14 +9,6 @@ from awdlm import eager, forget_mult, gates, kernels, triton_kernels
 
 CUDA = pytest.mark.cuda
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run on CPU, slowly, one program at a time
-
-
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's number of threads until the end of the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -18,13 +18,6 @@ WINDOWS = [1, 2, 8, 50, 127, 128, 129, 298, 299, 500]
 LENGTHS = [[300], [1] * 300, [1, 128, 0, 2, 127, 42], [129, 171], [8, 1, 291]]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    return torch.device(request.param)
-
-
 def make_text(scale: float = 1.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     states = scale * torch.randn(COUNT, WIDTH, generator=generator, dtype=torch.float64)

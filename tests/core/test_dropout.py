@@ -12,15 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 T, B, I = 6, 3, 4
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
-
-
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    return torch.device(request.param)
-
 
 class LargestResult(TorchDispatchMode):
     """The number of elements of the largest new tensor that any operator makes."""

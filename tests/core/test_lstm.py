@@ -4,7 +4,7 @@ Shapes: T time steps, B batch, I inputs, H units.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,32 +21,6 @@ Sequence = Callable[..., tuple[Tensor, Tensor, Tensor]]
 SIZES = [(1, 1, 1, 1), (1, 3, 4, 5), (6, 1, 3, 9), (5, 7, 33, 50), (3, 13, 70, 131), (2, 100, 5, 20)]
 TIGHT = {"rtol": 0, "atol": 1e-12}
 NAMES = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
-
-
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's number of threads until the end of the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def native_operators() -> Any:
-    """The C++ operators."""
-    found = lstm_steps.operators(torch.device("cpu"))
-    if found is lstm_steps.EAGER:
-        pytest.skip("there are no native kernels: no C++ compiler, or RNNCORE_NATIVE=0")
-    return found
-
-
-@pytest.fixture(params=["native", "eager"])
-def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The C++ operators, then the readable ones, each chosen for the test."""
-    if request.param == "native":
-        return request.getfixturevalue("native_operators")
-    monkeypatch.setattr(lstm_steps, "operators", lambda device: lstm_steps.EAGER)
-    return lstm_steps.EAGER
 
 
 def loop(
@@ -233,23 +207,6 @@ def test_second_derivatives_are_refused() -> None:
     (grad,) = torch.autograd.grad(lstm_sequence(*parts)[0].square().sum(), parts[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    right = [part.detach() for part in arguments((3, 2, 4, 5))]
-    for number, wrong, message in [
-        (0, torch.zeros(0, 2, 4).double(), "Expected sequence length to be larger than 0 in RNN"),
-        (0, torch.zeros(3, 4).double(), r"Expected input \[T, B, I\], got \[3, 4\]"),
-        (0, torch.zeros(3, 2, 3).double(), r"Expected weight_ih \[20, 3\], got \[20, 4\]"),
-        (0, torch.zeros(3, 2, 4), "got torch.float64 and torch.float32"),
-        (1, torch.zeros(3, 5).double(), r"Expected h0 \[2, 5\], got \[3, 5\]"),
-        (2, torch.zeros(1, 2, 5).double(), r"Expected c0 \[2, 5\], got \[1, 2, 5\]"),
-        (4, torch.zeros(15, 5).double(), r"Expected weight_hh \[20, 5\], got \[15, 5\]"),
-        (4, torch.zeros(20, 5).bfloat16(), "Expected weights of float32 or float64"),
-        (5, torch.zeros(15).double(), r"Expected bias_ih \[20\], got \[15\]"),
-    ]:
-        with pytest.raises(RuntimeError, match=message):
-            lstm_sequence(*right[:number], wrong, *right[number + 1 :])
 
 
 # Bits.

@@ -196,3 +196,21 @@ def test_on_a_gpu(calls: list[str]) -> None:
     assert calls == ["torch"]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.cpu(), other, rtol=0, atol=1e-9)
+
+
+def test_what_does_not_fit_a_sequence_is_refused() -> None:
+    shapes = [(3, 2, 4), (2, 5), (2, 5), (20, 4), (20, 5), (20,), (20,)]
+    right = [torch.ones(shape, dtype=torch.float64) for shape in shapes]
+    for number, wrong, message in [
+        (0, torch.zeros(0, 2, 4).double(), "Expected sequence length to be larger than 0 in RNN"),
+        (0, torch.zeros(3, 4).double(), r"Expected input \[T, B, I\], got \[3, 4\]"),
+        (0, torch.zeros(3, 2, 3).double(), r"Expected weight_ih \[20, 3\], got \[20, 4\]"),
+        (0, torch.zeros(3, 2, 4), "got torch.float64 and torch.float32"),
+        (1, torch.zeros(3, 5).double(), r"Expected h0 \[2, 5\], got \[3, 5\]"),
+        (2, torch.zeros(1, 2, 5).double(), r"Expected c0 \[2, 5\], got \[1, 2, 5\]"),
+        (4, torch.zeros(15, 5).double(), r"Expected weight_hh \[20, 5\], got \[15, 5\]"),
+        (4, torch.zeros(20, 5).bfloat16(), "Expected weights of float32 or float64"),
+        (5, torch.zeros(15).double(), r"Expected bias_ih \[20\], got \[15\]"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            lstm_sequence(*right[:number], wrong, *right[number + 1 :])

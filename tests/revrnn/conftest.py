@@ -3,7 +3,7 @@
 Shapes: T time steps, B batch, I inputs, H units, G = H / 2 units of one group.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -17,21 +17,6 @@ from torch import Tensor
 Cell = RevGRUCell | RevLSTMCell
 CELLS: dict[str, type[Cell]] = {"gru": RevGRUCell, "lstm": RevLSTMCell}
 GROUPS = {"gru": 2, "lstm": 4}
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    return torch.device(request.param)
-
-
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's number of threads until the end of the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Masks of a module over training: what they keep at 0, how they evolve, checkpoints, other processes and devices."""
+"""Masks of a module over training: what they keep at 0, how they evolve, and checkpoints."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from rnncore.errors import UserError
-from selfish.gate_layout import GateLayout, gate_layouts
+from selfish.gate_layout import gate_layouts
 from selfish.mask_update import DEATHS, GROWTHS, REDISTRIBUTIONS, Rules
 from selfish.masking import Masking
 from selfish.sparse_asgd import SparseASGD, SparseAverages
@@ -127,26 +127,6 @@ def test_any_optimizer(optimizer_kind: type[torch.optim.Optimizer], growth: str,
     assert any(not torch.equal(before[name], mask) for name, mask in masking.masks.items())
 
 
-def test_weights_grow_where_the_gradients_of_all_steps_point() -> None:
-    layer = nn.Linear(6, 5, bias=False)
-    masking = Masking(layer, density=0.5, decay_steps=10**6, rules=Rules(growth="momentum"), death_rate=0.2)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-9)
-    source = torch.Generator().manual_seed(1)
-    total = torch.zeros(5, 6)
-    for _ in range(4):
-        layer.weight.grad = torch.randn(5, 6, generator=source)
-        total = 0.9 * total + layer.weight.grad
-        optimizer.step()
-        masking.after_step(optimizer)
-    before = masking.masks["weight"].bool()
-    left = before & (layer.weight.detach().abs() > layer.weight.detach()[before].abs().sort().values[2])
-    masking.evolve(optimizer)
-    expected = total.abs()[~left].sort(descending=True).values[:3]
-    assert int(left.sum()) == 12
-    new = masking.masks["weight"].bool() & ~left
-    assert torch.equal(total[new].abs().sort(descending=True).values, expected)
-
-
 def test_gates_compete_for_the_weights_of_their_layer(model: Model) -> None:
     rules = Rules(death="magnitude_rnn", growth="random_rnn", redistribution="cell-gate")
     masking = Masking(model, density=0.4, decay_steps=1000, rules=rules, death_rate=0.5)
@@ -243,14 +223,6 @@ def test_a_checkpoint_with_other_masks(model: Model) -> None:
             masking.load_state_dict(other.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("flag", "known"), [("death", DEATHS), ("growth", GROWTHS), ("redistribution", REDISTRIBUTIONS)]
-)
-def test_an_unknown_rule_lists_those_that_exist(flag: str, known: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match=f"--{flag} prune is unknown; choose from {', '.join(known)}"):
-        Rules(**{flag: "prune"})
-
-
 def test_what_cannot_be(model: Model) -> None:
     with pytest.raises(UserError, match="--growth_expectation goes with random growth"):
         Rules(growth="gradient", growth_expectation=True)
@@ -265,81 +237,12 @@ def test_what_cannot_be(model: Model) -> None:
         Masking(model, density=math.nan, decay_steps=1)
 
 
-def test_gates_of_torch_layers_and_of_others() -> None:
-    class Odd(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight_ih = nn.Parameter(torch.zeros(5, 2))
-            self.weight_hh = nn.ParameterList([torch.zeros(5, 3)])
-
-        def gate_rows(self) -> dict[str, slice]:
-            return {"small": slice(0, 2), "large": slice(2, 5)}
-
-    odd = gate_layouts(nn.Sequential(Odd()))
-    assert odd.keys() == {"0.weight_ih", "0.weight_hh.0"}
-    assert odd["0.weight_ih"] == GateLayout("0", {"small": slice(0, 2), "large": slice(2, 5)})
-    both = gate_layouts(nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2))
-    assert both["weight_ih_l1_reverse"] == GateLayout(
-        "_l1_reverse", {g: slice(4 * k, 4 * k + 4) for k, g in enumerate("ifgo")}
-    )
-    assert "weight_hr_l0" not in both
-    assert list(gate_layouts(nn.GRUCell(3, 4))["weight_ih"].rows) == ["r", "z", "n"]
-    assert gate_layouts(nn.RNN(3, 4)) == {}
-
-
 def test_masks_follow_the_parameters(model: Model) -> None:
     masking = Masking(model, density=0.3, decay_steps=1)
     before = {name: mask.clone() for name, mask in masking.masks.items()}
     model.double()
     masking.apply()
     assert all(mask.dtype == torch.float64 and torch.equal(mask, before[name]) for name, mask in masking.masks.items())
-
-
-@pytest.mark.cuda
-def test_masks_are_the_same_on_a_gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    found = []
-    for device in ("cpu", "cuda"):
-        torch.manual_seed(0)
-        model = nn.Linear(700, 500)
-        masking = Masking(model, density=0.3, decay_steps=10, seed=2)
-        model.to(device)
-        masking.apply()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for _ in range(3):
-            masking.evolve(optimizer)
-        found.append(masking.masks["weight"].cpu())
-    assert torch.equal(*found)
-
-
-PROCESS = """
-import sys, torch
-from torch import nn
-from selfish.masking import Masking
-rank = int(sys.argv[1])
-torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-torch.manual_seed(rank)  # other weights: the masks come from the first process all the same
-model = nn.Linear(30, 20)
-masking = Masking(model, density=0.3, decay_steps=10)
-masking.evolve(torch.optim.SGD(model.parameters(), lr=0.1))
-torch.save(masking.masks, sys.argv[3] + str(rank))
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_all_processes_have_the_same_masks(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    import subprocess
-    import sys
-
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("there is no gloo")
-    words = [str(tmp_path / "meeting"), str(tmp_path / "masks")]
-    jobs = [subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), *words]) for rank in (0, 1)]
-    assert [job.wait(60) for job in jobs] == [0, 0]
-    masks = [torch.load(tmp_path / f"masks{rank}")["weight"] for rank in (0, 1)]
-    assert torch.equal(*masks)
 
 
 @pytest.mark.shared

@@ -3,7 +3,7 @@
 Shapes: N rows of all time steps, B of the longest, I inputs, H units, K blocks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,14 +16,6 @@ from urlstm.sequence import Weights
 BLOCKS: dict[Unit, int] = {"refine": 4, "cumax-refine": 4, "ordered": 6, "refine-gru": 4}
 each_unit = pytest.mark.parametrize("unit", BLOCKS)
 I = 2
-
-
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's number of threads until the end of the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

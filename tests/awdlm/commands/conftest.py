@@ -3,7 +3,7 @@
 Shapes: T time steps, B columns, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +14,37 @@ import torch
 from awdlm.finetune import main as finetune_main
 from awdlm.options import TRAIN, FinetuneOptions, ModelOptions, TrainOptions, build_model
 from awdlm.train import main as train_main
-from rnncore import checkpoint, report
+from rnncore import checkpoint
 from rnncore.flags import from_dict
 from torch import Tensor
 
 Run = Callable[..., Path]
 
-MODEL = {"emsize": 16, "nhid": 12, "nlayers": 2}
-STEPS = {"batch_size": 4, "bptt": 10, "threads": 1, "device": "cpu", "log_interval": 5}
-
-
-def words_of(flags: dict[str, Any]) -> list[str]:
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-
 
 @pytest.fixture(scope="session")
 def plain() -> list[str]:
     """No dropout and no penalty."""
-    return words_of(dict.fromkeys(("dropout", "dropouth", "dropouti", "dropoute", "wdrop", "alpha", "beta"), 0))
+    names = ("dropout", "dropouth", "dropouti", "dropoute", "wdrop", "alpha", "beta")
+    return [word for name in names for word in (f"--{name}", "0")]
 
 
 @pytest.fixture(scope="module")
-def arguments(sandbox: Path, corpus: Path) -> list[str]:
+def arguments(sandbox: Path, tiny_words: Callable[..., list[str]]) -> list[str]:
     """The corpus and small sizes, for ``awdlm-train``."""
-    return ["--data", str(corpus), *words_of(MODEL), *words_of(STEPS)]
-
-
-@pytest.fixture(scope="session")
-def small_steps() -> list[str]:
-    """Small batches, for ``awdlm-finetune``."""
-    return words_of(STEPS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plot() -> Iterator[Callable[..., object]]:
-    """No run draws its curves, which takes longer than the rest of it; the function that would."""
-    with pytest.MonkeyPatch.context() as patch:
-        real = report.plot
-        patch.setattr(report, "plot", lambda *_: None)
-        yield real
-
-
-def runner(main: click.Command, words: list[str], folder: Path, name: str) -> Run:
-    """``run(*further)`` runs a command in this process and returns the run directory."""
-    count = 0
-
-    def run(*further: str) -> Path:
-        nonlocal count
-        count += 1
-        main([*words, "--run_dir", f"{name}{count}", *further], standalone_mode=False)
-        return folder / f"{name}{count}"
-
-    return run
+    return tiny_words("awdlm-train")
 
 
 @pytest.fixture(scope="module")
-def train(sandbox: Path, arguments: list[str]) -> Run:
+def train(arguments: list[str], runner: Callable[..., Run]) -> Run:
     """Runs of ``awdlm-train`` at small sizes."""
-    return runner(train_main, arguments, sandbox, "run")
+    return runner(train_main, arguments)
 
 
 @pytest.fixture(scope="module")
-def finetune(sandbox: Path, small_steps: list[str]) -> Run:
-    """Runs of ``awdlm-finetune`` with small batches."""
-    return runner(finetune_main, small_steps, sandbox, "finetuned")
+def finetune(sandbox: Path, tiny_words: Callable[..., list[str]], runner: Callable[..., Run]) -> Run:
+    """Runs of ``awdlm-finetune`` with small batches; the model is to be named."""
+    words = tiny_words("awdlm-finetune", model="")[1:]
+    return runner(finetune_main, words, "finetuned")
 
 
 @pytest.fixture

@@ -7,28 +7,17 @@ import click
 import pytest
 from revrnn.train import main
 
-TINY = {"emb_size": 16, "h_size": 12, "batch_size": 4, "bptt": 10, "threads": 1, "device": "cpu", "log_interval": 5}
-SMALL = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
-
 
 @pytest.fixture(scope="module")
-def arguments(sandbox: Path, corpus: Path) -> list[str]:
+def arguments(sandbox: Path, tiny_words: Callable[..., list[str]]) -> list[str]:
     """The corpus and small sizes, for ``revrnn-train``."""
-    return ["--data", str(corpus), *SMALL]
+    return tiny_words("revrnn-train")
 
 
 @pytest.fixture(scope="module")
-def train(sandbox: Path, arguments: list[str]) -> Callable[..., Path]:
-    """``train(*words)`` runs ``revrnn-train`` at small sizes in this process and returns the run directory."""
-    count = 0
-
-    def run(*words: str) -> Path:
-        nonlocal count
-        count += 1
-        main([*arguments, "--run_dir", f"run{count}", *words], standalone_mode=False)
-        return sandbox / f"run{count}"
-
-    return run
+def train(arguments: list[str], runner: Callable[..., Callable[..., Path]]) -> Callable[..., Path]:
+    """Runs of ``revrnn-train`` at small sizes."""
+    return runner(main, arguments)
 
 
 @pytest.fixture

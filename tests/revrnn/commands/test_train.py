@@ -1,8 +1,6 @@
-"""``revrnn-train`` on a tiny corpus: it learns, and what it reports is what it did."""
+"""``revrnn-train`` on a tiny corpus: what it reports is what it did."""
 
-import math
 import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from revrnn import train as train_module
-from revrnn.options import COMMAND, TrainOptions, build_model
+from revrnn.options import TrainOptions, build_model
 from rnncore import checkpoint
 from rnncore.flags import from_dict
 from torch.nn import functional as F
@@ -20,9 +18,6 @@ Train = Callable[..., Path]
 Rows = Callable[..., list[dict[str, Any]]]
 Losses = Callable[..., list[float]]
 ByHand = Callable[[Path, str, int], float]
-
-PLAIN = ["--dropout", "0", "--dropouth", "0", "--dropouti", "0", "--dropoute", "0", "--wdrop", "0", "--lr_decay", "1"]
-RUN_FILES = {"config.yaml", "metrics.jsonl", "tensorboard", "log.txt", "last.pt", "best.pt", "vocab.txt", "report.png"}
 
 
 @pytest.fixture
@@ -42,59 +37,9 @@ def evaluated_by_hand(corpus: Path, tokens_of: Callable[[Path, str], list[str]])
     return evaluate
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "--model lstm",
-        "--model gru",
-        "--model revgru",
-        "--model revlstm",
-        "--model revgru --use_buffers",
-        "--model revgru --use_reverse",
-        "--model revlstm --use_reverse",
-        "--model revgru --use_reverse --nlayers 2",
-        "--model lstm --nlayers 2",
-        "--model revgru --use_reverse --amp bf16",
-        "--model lstm --amp bf16",
-        "--model revgru --use_reverse --level character",
-    ],
-)
-def test_learns_more_than_the_frequencies_of_words(
-    words: str,
-    train: Train,
-    corpus: Path,
-    tokens_of: Callable[[Path, str], list[str]],
-    rows_of: Rows,
-    losses_of: Losses,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("rnncore.report.plot", lambda *_: None)  # it takes longer than the training
-    character = "character" in words
-    run = train(*words.split(), *PLAIN, "--epochs", "2" if character else "10" if "nlayers" in words else "4")
-    text = list((corpus / "train.txt").read_text()) if character else tokens_of(corpus, "train")
-    shares = np.array(list(Counter(text).values())) / len(text)
-    frequencies = float(-(shares * np.log(shares)).sum())
-    assert np.mean(losses_of(run, "step")[-3:]) < frequencies - 0.4 < math.log(len(shares)) - 0.4
-    unit = "bpc" if character else "ppl"
-    assert all(unit in row for row in rows_of(run, "valid", "test"))
-
-
-@pytest.fixture(scope="module")
-def run(train: Train) -> Path:
-    """Three epochs of a reversible GRU."""
-    return train("--use_reverse", "--epochs", "3", "--lr", "5")
-
-
-def test_run_directory_is_complete(run: Path, corpus: Path, tokens_of: Callable[[Path, str], list[str]]) -> None:
-    assert {path.name for path in run.iterdir()} >= RUN_FILES
-    assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert list((run / "tensorboard").glob("events.out.*"))
-    assert "valid loss" in (run / "log.txt").read_text()
-    tokens = [token for split in ("train", "valid", "test") for token in tokens_of(corpus, split)]
-    assert (run / "vocab.txt").read_text().split("\n")[:-1] == list(dict.fromkeys(tokens))
-
-
-def test_losses_are_of_whole_splits(run: Path, losses_of: Losses, evaluated_by_hand: ByHand) -> None:
+@pytest.mark.parametrize("words", ["--use_reverse --lr 5", "--model gru --max_steps 7"])
+def test_losses_are_of_whole_splits(words: str, train: Train, losses_of: Losses, evaluated_by_hand: ByHand) -> None:
+    run = train("--epochs", "2", *words.split())
     valid = losses_of(run, "valid")
     assert min(valid) == pytest.approx(evaluated_by_hand(run / "best.pt", "valid", 10), rel=1e-5)
     assert valid[-1] == pytest.approx(evaluated_by_hand(run / "last.pt", "valid", 10), rel=1e-5)
@@ -122,53 +67,16 @@ def test_reversal_and_stored_states_train_alike(train: Train, losses_of: Losses)
     assert reverse == pytest.approx(stored, rel=1e-5)  # without buffers the last bits of the states differ
 
 
-def test_metrics_follow_their_documentation(run: Path, assert_documented: Callable[..., Any]) -> None:
-    lines = assert_documented(run, "lr", "actual_ratio", "optimal_ratio")
-    steps = [line for line in lines if line["event"] == "step"]
-    assert [line["step"] for line in steps] == list(range(5, len(steps) * 5 + 1, 5))
-    assert [line["epoch"] for line in lines if line["event"] == "valid"] == [1, 2, 3]
-    assert all(line["optimal_ratio"] > line["actual_ratio"] > 0 for line in steps)
-
-
-def test_losses_of_a_line_are_means_over_its_tokens(train: Train, losses_of: Losses) -> None:
-    each = losses_of(train("--log_interval", "1", "--max_steps", "5"), "step")
-    (together,) = losses_of(train("--log_interval", "5", "--max_steps", "5"), "step")
-    assert min(each) < together < max(each)
-
-
 @pytest.mark.parametrize(("words", "expected"), [(["--use_buffers"], True), ([], False), (["--model", "gru"], False)])
 def test_ratios_are_told_where_there_are_buffers(words: list[str], expected: bool, train: Train, rows_of: Rows) -> None:
     (step,) = rows_of(train(*words, "--max_steps", "5"), "step")
     assert ("actual_ratio" in step) == ("optimal_ratio" in step) == expected
 
 
-@pytest.mark.parametrize("steps", [1, 7])
-def test_max_steps_stops_evaluates_and_saves(
-    steps: int, train: Train, rows_of: Rows, evaluated_by_hand: ByHand
-) -> None:
-    run = train("--model", "gru", "--max_steps", str(steps))
-    rows = rows_of(run)
-    assert [row["event"] for row in rows] == ["step"] * (steps // 5) + ["valid", "test", "end"]
-    assert [row["step"] for row in rows[-3:-1]] == [steps, steps]
-    assert checkpoint.load(run / "last.pt", kind=COMMAND)["log"]["global_step"] == steps
-    assert rows[-3]["loss"] == pytest.approx(evaluated_by_hand(run / "last.pt", "valid", 10), rel=1e-5)
-
-
-def test_config_of_a_run_repeats_it(run: Path, losses_of: Losses, sandbox: Path) -> None:
-    again = sandbox / "again"
-    train_module.main(["--config", str(run / "config.yaml"), "--run_dir", str(again)], standalone_mode=False)
-    assert losses_of(again, "step", "valid", "test") == losses_of(run, "step", "valid", "test")
-
-
-def test_another_seed_is_another_run(run: Path, train: Train, losses_of: Losses) -> None:
-    assert losses_of(train("--use_reverse", "--seed", "2", "--max_steps", "5"), "step") != losses_of(run, "step")[:1]
-
-
 def rates_of(train: Train, patch: pytest.MonkeyPatch, valid_losses: list[float], *words: str) -> tuple[Path, list[int]]:
     """A run whose validation losses are given; and the epochs after which the rate was divided, from its log."""
     scripted = iter([*valid_losses, 1.0])
     patch.setattr(train_module, "evaluate", lambda *_: next(scripted))
-    patch.setattr("rnncore.report.plot", lambda *_: None)
     run = train("--model", "gru", "--nonmono", "2", "--epochs", "99", "--log_interval", "1", *words)
     text = (run / "log.txt").read_text()
     return run, [int(epoch) for epoch in re.findall(r"^epoch (\d+) .* valid .*\n.*stalls", text, re.MULTILINE)]

@@ -9,15 +9,6 @@ from revrnn.translation.number_corpus import english, german
 from revrnn.translation.preprocess import PreprocessOptions, preprocess
 from revrnn.translation.train import main
 
-TINY = {"-word_vec_size": 12, "-rnn_size": 16, "-batch_size": 16, "-optim": "adam", "-learning_rate": 0.01}
-TINY |= {
-    "-seed": 3,
-    "--threads": 1,
-    "--device": "cpu",
-    "-report_every": 5,
-    "--final_beam_size": 2,
-    "-valid_batch_size": 7,
-}
 REV = "-encoder_model Rev -decoder_model Rev -encoder_rnn_type {0} -decoder_rnn_type {0}"
 REV += " -context_type slice_emb -slice_dim 5"
 
@@ -50,9 +41,9 @@ def options_of(folder: Path, prefix: Path) -> PreprocessOptions:
 
 
 @pytest.fixture(scope="module")
-def arguments(sandbox: Path, prefix: Path) -> list[str]:
+def arguments(sandbox: Path, prefix: Path, tiny_words: Callable[..., list[str]]) -> list[str]:
     """The numbers and small sizes, for ``revrnn-nmt-train``."""
-    return ["-data", str(prefix), *(word for name, value in TINY.items() for word in (name, str(value)))]
+    return tiny_words("revrnn-nmt-train", numbers=prefix)
 
 
 @pytest.fixture(scope="session")
@@ -62,17 +53,9 @@ def reversible() -> Callable[[str], list[str]]:
 
 
 @pytest.fixture(scope="module")
-def train(sandbox: Path, arguments: list[str]) -> Callable[..., Path]:
-    """``train(*words)`` runs ``revrnn-nmt-train`` at small sizes in this process and returns the run directory."""
-    count = 0
-
-    def run(*words: str) -> Path:
-        nonlocal count
-        count += 1
-        main([*arguments, "--run_dir", f"run{count}", *words], standalone_mode=False)
-        return sandbox / f"run{count}"
-
-    return run
+def train(arguments: list[str], runner: Callable[..., Callable[..., Path]]) -> Callable[..., Path]:
+    """Runs of ``revrnn-nmt-train`` at small sizes."""
+    return runner(main, arguments)
 
 
 @pytest.fixture

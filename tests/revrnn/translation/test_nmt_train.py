@@ -24,7 +24,16 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_learn(name: str, train: Train, reversible: Reversible, rows_of: Rows, prefix: Path) -> None:
+def test_models_learn(
+    name: str,
+    train: Train,
+    reversible: Reversible,
+    rows_of: Rows,
+    prefix: Path,
+    plot: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rnncore.report.plot", plot)
     words = [*MODELS[name], *(reversible(name) if name.startswith("rev") else [])]
     run = train(*words, "-epochs", "3")
     losses = [row["loss"] for row in rows_of(run, "valid")]
@@ -71,6 +80,17 @@ def test_rate_decays(train: Train, rows_of: Rows) -> None:
     assert [f"learning rate {rate:g}" in log for rate in (0.5, 0.25, 0.125, 0.0625)] == [False, True, True, True]
     (test,) = rows_of(run, "test")
     assert "bleu" not in test
+
+
+def test_the_best_epoch_is_kept(train: Train, rows_of: Rows, prefix: Path) -> None:
+    """An epoch that makes it worse leaves the best model."""
+    run = train("-epochs", "4", "-start_decay_at", "1", "-learning_rate_decay", "1", "-max_grad_norm", "0",
+                "-optim", "sgd", "-learning_rate", "9", "--final_beam_size", "0")  # fmt: skip
+    losses = [row["loss"] for row in rows_of(run, "valid")]
+    assert losses.index(min(losses)) < 3
+    model, _, options, _ = load_model(run)
+    found = validate(model, load(prefix).pairs["valid"], options, torch.device("cpu"))
+    assert found == pytest.approx(min(losses), rel=1e-6)
 
 
 def test_a_rate_too_small_ends_the_run(train: Train, rows_of: Rows) -> None:

@@ -3,7 +3,7 @@
 Shapes: T time steps, B columns, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from rmc import train_farthest, train_memory, train_rnn
 from rmc.options import MEMORY, RNN
 from rmc.saved_model import load
-from rnncore import report
 from torch import Tensor
 
 Run = Callable[..., Path]
@@ -24,49 +23,26 @@ MAINS: dict[str, click.Command] = {
     "rnn": train_rnn.main,
     "farthest": train_farthest.main,
 }
-EVERY = "--threads 1 --device cpu --log-interval 5 --checkpoint_interval 7"
-TEXT = "--batch_size 4 --bptt 10 --emsize 16 --lr 0.01 --clip 1"
-#: Sizes so small that a run takes a second; the steps of an epoch are no multiple of the checkpoints' interval.
-TINY = {
-    "memory": f"{TEXT} --headsize 8 --numheads 2 --keysize 4 --attmlplayers 2",
-    "rnn": f"{TEXT} --nhid 16",
-    "farthest": "--objects 3 --dimensions 2 --memslots 3 --headsize 8 --numheads 2 --nhid 16 --mlpsize 16 "
-    "--mlplayers 2 --batch_size 40 --n_steps 30 --valid_interval 10 --test_questions 90 --lr 0.001 --clip 1",
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plot() -> Iterator[Callable[..., object]]:
-    """No run draws its curves, which takes longer than the rest of it; the function that would."""
-    with pytest.MonkeyPatch.context() as patch:
-        real = report.plot
-        patch.setattr(report, "plot", lambda *_: None)
-        yield real
+NAMES = {"memory": "rmc-train", "rnn": "rmc-train-rnn", "farthest": "rmc-nth-farthest"}
 
 
 @pytest.fixture(scope="module")
-def arguments(sandbox: Path, corpus: Path) -> Callable[[str], list[str]]:
+def arguments(sandbox: Path, tiny_words: Callable[..., list[str]]) -> Callable[[str], list[str]]:
     """``arguments(task)``: the flags of a tiny run."""
-
-    def words(task: str) -> list[str]:
-        data = [] if task == "farthest" else ["--data", str(corpus), "--epochs", "4"]
-        return [*data, *TINY[task].split(), *EVERY.split()]
-
-    return words
+    return lambda task: tiny_words(NAMES[task])
 
 
 @pytest.fixture(scope="module")
-def launch(sandbox: Path, arguments: Callable[[str], list[str]]) -> Run:
+def launch(sandbox: Path, arguments: Callable[[str], list[str]], runner: Callable[..., Run]) -> Run:
     """``launch(task, *words)`` runs a command at tiny sizes in this process; gives the run directory."""
-    count = 0
+    runs = {task: runner(main, arguments(task), task) for task, main in MAINS.items()}
 
     def run(task: str, *words: str) -> Path:
-        nonlocal count
-        count += 1
         split = [part for word in words for part in word.split()]
-        place = [] if {"--run_dir", "--name"} & set(split) else ["--run_dir", f"{task}{count}"]
-        MAINS[task]([*arguments(task), *place, *split], standalone_mode=False)
-        return sandbox / f"{task}{count}"
+        if "--name" not in split:
+            return runs[task](*split)
+        MAINS[task]([*arguments(task), *split], standalone_mode=False)
+        return sandbox / "runs" / NAMES[task] / split[split.index("--name") + 1]
 
     return run
 

@@ -54,10 +54,10 @@ def losses(rows: list[dict[str, Any]]) -> list[float]:
 @pytest.mark.parametrize(
     ("task", "size", "words"),
     [
-        ("memory", 2, "--batch_size 5"),
-        ("memory", 2, "--adaptivesoftmax --cutoffs 5 28 --bptt 3"),
-        ("rnn", 3, "--batch_size 7 --nlayers 2"),
-        ("rnn", 2, "--model GRU --adaptivesoftmax --cutoffs 5 28 --bptt 3"),
+        ("memory", 2, "--batch_size 15"),
+        ("memory", 2, "--adaptivesoftmax --cutoffs 5 28 --bptt 3 --max_steps 20"),
+        ("rnn", 3, "--batch_size 16 --nlayers 2"),
+        ("rnn", 2, "--model GRU --adaptivesoftmax --cutoffs 5 28 --bptt 3 --max_steps 20"),
     ],
 )
 def test_losses_are_those_of_one_process(
@@ -86,17 +86,17 @@ def test_killed_run_goes_on_to_the_bit(
     task: str, arguments: Callable[[str], list[str]], in_ranks: InRanks, rows_of: Rows
 ) -> None:
     """With dropout, whose masks each process draws for itself."""
-    limit = ["--max_steps", "24"]  # past the end of an epoch
-    words = [*arguments(task), *limit, "--batch_size", "5"]
+    limit = ["--max_steps", "9"]  # past the end of an epoch
+    words = [*arguments(task), *limit, "--batch_size", "15", "--checkpoint_interval", "3"]
     whole, run = Path(f"parallel-{task}"), Path(f"parallel-killed-{task}")
     assert [code for code, _ in in_ranks(script(task), [*words, "--run_dir", str(whole)])] == [0, 0]
-    kill = script(task, 17, 1, "os.kill(os.getpid(), signal.SIGKILL)")
+    kill = script(task, 5, 1, "os.kill(os.getpid(), signal.SIGKILL)")
     (code, told), (killed, _) = in_ranks(kill, [*words, "--run_dir", str(run)])
     assert (code, killed) == (2, -9)
     assert len(re.findall("^Error: .*another process of this run has ended", told, re.MULTILINE)) == 1
     assert "Traceback" not in told
     assert [code for code, _ in in_ranks(script(task), ["--resume", str(run), *limit])] == [0, 0]
-    assert "resumed at epoch 1, step 14\n" in (run / "log.txt").read_text()
+    assert "resumed at epoch 1, step 3\n" in (run / "log.txt").read_text()
     assert rows_of(run) == rows_of(whole)
     ours, theirs = (checkpoint.load(each / "last.pt") for each in (run, whole))
     assert all(ours["model"][name].equal(weight) for name, weight in theirs["model"].items())
@@ -114,14 +114,14 @@ def test_interrupted_run_goes_on_with_another_number_of_processes(
     task: str, launch: Run, arguments: Callable[[str], list[str]], in_ranks: InRanks, rows_of: Rows
 ) -> None:
     """Ctrl-C reaches one process of two, then one of three; the end is one process's."""
-    flags = ["--dropout", "0", "--batch_size", "5", "--epochs", "2", "--log-interval", "1"]
+    flags = ["--dropout", "0", "--batch_size", "15", "--epochs", "2", "--log-interval", "1"]
     run = Path(f"parallel-interrupted-{task}")
     stop = "os.kill(os.getpid(), signal.SIGINT)"
-    first = in_ranks(script(task, 11, 1, stop), [*arguments(task), *flags, "--run_dir", str(run)])
+    first = in_ranks(script(task, 3, 1, stop), [*arguments(task), *flags, "--run_dir", str(run)])
     assert [code for code, _ in first] == [130, 130]
     assert f"stopped; to go on: rmc-train{'-rnn' if task == 'rnn' else ''} --resume {run}" in first[0][1]
-    assert checkpoint.load(run / "last.pt")["log"]["global_step"] == 12
-    second = in_ranks(script(task, 20, 0, stop), ["--resume", str(run)], 3)
+    assert checkpoint.load(run / "last.pt")["log"]["global_step"] == 4
+    second = in_ranks(script(task, 8, 0, stop), ["--resume", str(run)], 3)
     assert [code for code, _ in second] == [130, 130, 130]
     MAINS[task](["--resume", str(run)], standalone_mode=False)
     one = rows_of(launch(task, *flags))

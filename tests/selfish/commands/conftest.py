@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 import torch
-from rnncore import checkpoint, report
+from rnncore import checkpoint
 from rnncore.flags import from_dict
 from selfish import command as command_module
 from selfish.models import COMMANDS, build_model
@@ -23,23 +23,11 @@ from torch import Tensor
 Run = Callable[..., Path]
 
 MAINS: dict[str, click.Command] = {TRAIN: train_main, ONLSTM: onlstm_main, MOS: mos_main}
-MODULES = {TRAIN: "selfish.train", ONLSTM: "selfish.train_onlstm", MOS: "selfish.train_mos"}
-SIZES = {"emsize": 16, "nhid": 12, "nlayers": 2, "batch_size": 4, "bptt": 10}
-STEPS = {"threads": 1, "device": "cpu", "log_interval": 5}
-OWN: dict[str, dict[str, Any]] = {
-    TRAIN: {"eval_batch_size": 10},
-    ONLSTM: {"chunk_size": 4},
-    MOS: {"n_experts": 3},
-}
 DROPOUTS = {
     TRAIN: ("dropout", "dropouth", "dropouti", "dropoute"),
     ONLSTM: ("dropout", "dropouth", "dropouti", "dropoute", "wdrop", "alpha", "beta"),
     MOS: ("dropout", "dropouth", "dropouti", "dropoute", "dropoutl", "wdrop", "alpha", "beta"),
 }
-
-
-def words_of(flags: dict[str, Any]) -> list[str]:
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="session")
@@ -49,47 +37,32 @@ def mains() -> dict[str, click.Command]:
 
 
 @pytest.fixture(scope="session")
-def modules() -> dict[str, str]:
-    """Where each training command lies."""
-    return MODULES
-
-
-@pytest.fixture(scope="session")
 def plain() -> Callable[[str], list[str]]:
     """``plain(command)``: no dropout and no penalty."""
-    return lambda command: words_of(dict.fromkeys(DROPOUTS[command], 0))
+    return lambda command: [word for name in DROPOUTS[command] for word in (f"--{name}", "0")]
 
 
 @pytest.fixture(scope="module")
-def arguments(sandbox: Path, corpus: Path) -> Callable[[str], list[str]]:
+def arguments(sandbox: Path, tiny_words: Callable[..., list[str]]) -> Callable[..., list[str]]:
     """``arguments(command)``: the corpus and small sizes."""
-    return lambda command: ["--data", str(corpus), *words_of({**SIZES, **OWN[command], **STEPS})]
+    return tiny_words
 
 
 @pytest.fixture(scope="module", autouse=True)
 def pictures() -> Iterator[dict[str, Callable[..., object]]]:
-    """No run draws, which takes longer than the rest of it; the functions that would."""
+    """No run draws its masks, which takes longer than the rest of it; the functions that would."""
     with pytest.MonkeyPatch.context() as patch:
-        places = {(report, "plot"), (command_module, "draw_densities"), (command_module, "draw_overlap")}
-        real = {name: getattr(module, name) for module, name in places}
-        for module, name in places:
-            patch.setattr(module, name, lambda *_: None)
+        real = {name: getattr(command_module, name) for name in ("draw_densities", "draw_overlap")}
+        for name in real:
+            patch.setattr(command_module, name, lambda *_: None)
         yield real
 
 
 @pytest.fixture(scope="module")
-def train(sandbox: Path, arguments: Callable[[str], list[str]]) -> Run:
+def train(arguments: Callable[[str], list[str]], runner: Callable[..., Run]) -> Run:
     """``train(command, *further)`` runs a command in this process, at small sizes; the run directory."""
-    count = 0
-
-    def run(command: str, *further: str) -> Path:
-        nonlocal count
-        count += 1
-        words = [*arguments(command), "--run_dir", f"run{count}", *further]
-        MAINS[command](words, standalone_mode=False)
-        return sandbox / words[len(words) - 1 - words[::-1].index("--run_dir") + 1]
-
-    return run
+    runs = {command: runner(main, arguments(command), command) for command, main in MAINS.items()}
+    return lambda command, *further: runs[command](*further)
 
 
 @pytest.fixture

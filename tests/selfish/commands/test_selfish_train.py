@@ -1,9 +1,8 @@
-"""The training commands on a tiny corpus: they learn, stay sparse, and report what they did."""
+"""The training commands on a tiny corpus: they stay sparse, and report what they did."""
 
 import csv
 import math
 import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,48 +33,16 @@ COLUMNS = {TRAIN: (10, 10), ONLSTM: (10, 1), MOS: (10, 1)}
 SPARSE = ["--sparse", "--density", "0.5"]
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        (TRAIN, "--model LSTM --nlayers 1 --lr 8 --epochs 10"),
-        (TRAIN, "--model LSTM --tied --nhid 16 --optimizer adam --adam_lr 0.05 --epochs 4"),
-        (
-            TRAIN,
-            "--model RHN --optimizer adam --adam_lr 0.03 --epochs 6 --nhid 16 --nlayers 1 --nrec 2 --couple --tied",
-        ),
-        (ONLSTM, "--lr 8 --epochs 10 --nlayers 1"),
-        (MOS, "--optimizer adam --adam_lr 0.05 --epochs 6 --nlayers 1 --small_batch_size 2"),
-        (TRAIN, "--model LSTM --nlayers 1 --level character --lr 10 --epochs 2"),
-    ],
-)
-@pytest.mark.parametrize("sparse", [[], SPARSE], ids=["dense", "sparse"])
-def test_learns_more_than_the_frequencies_of_words(
-    command: str,
-    words: str,
-    sparse: list[str],
-    train: Run,
-    plain: Words,
-    corpus: Path,
-    tokens_of: Any,
-    losses_of: Losses,
-) -> None:
-    run = train(command, *plain(command), *words.split(), *sparse)
-    text = list((corpus / "train.txt").read_text()) if "character" in words else tokens_of(corpus, "train")
-    shares = np.array(list(Counter(text).values())) / len(text)
-    frequencies = float(-(shares * np.log(shares)).sum())
-    assert np.mean(losses_of(run, "step")[-3:]) < frequencies - 0.25
-
-
 @pytest.fixture(scope="module", params=[TRAIN, ONLSTM, MOS])
 def command(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def run(command: str, train: Run, pictures: dict[str, Callable[..., object]]) -> Path:
+def run(command: str, train: Run, plot: Callable[..., object], pictures: dict[str, Callable[..., object]]) -> Path:
     """Four epochs of a sparse network, with all dropouts, penalties and pictures; averages begin after the second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rnncore.report.plot", pictures["plot"])
+        patch.setattr("rnncore.report.plot", plot)
         patch.setattr("selfish.command.draw_densities", pictures["draw_densities"])
         patch.setattr("selfish.command.draw_overlap", pictures["draw_overlap"])
         real, loss = training_module.evaluate, iter([0.0, 0.5, 0.0, 0.0, 0.0])
@@ -87,11 +54,6 @@ def test_run_directory_is_complete(run: Path) -> None:
     assert {path.name for path in run.iterdir()} >= FILES | {"report.png", "densities.png", "overlap.png", "masks.csv"}
     for name in ("report", "densities", "overlap"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_metrics_follow_their_documentation(run: Path, assert_documented: Callable[..., Any]) -> None:
-    lines = assert_documented(run, "lr")
-    assert [line["epoch"] for line in lines if line["event"] == "valid"] == [1, 2, 3, 4]
 
 
 def test_no_weight_without_a_mask_is_alive(run: Path, assert_sparse: Sparse) -> None:
@@ -308,19 +270,3 @@ def test_evaluation_of_a_checkpoint_an_export_and_a_state_dict(
         mains[command]([*arguments(command), "--sparse", "--evaluate", str(file)], standalone_mode=False)
         lines = capsys.readouterr().out.splitlines()
         assert [f"{file} | {expected}" in line for line in lines] == [False, True], lines
-
-
-def test_config_of_a_run_repeats_it(
-    command: str, run: Path, train: Run, mains: dict[str, click.Command], losses_of: Losses
-) -> None:
-    first = train(command, *SPARSE, "--epochs", "1")
-    mains[command](["--config", str(first / "config.yaml"), "--run_dir", f"again-{command}"], standalone_mode=False)
-    assert losses_of(Path(f"again-{command}"), "step", "valid") == losses_of(first, "step", "valid")
-
-
-def test_mixed_precision_differs_a_little(command: str, train: Run, losses_of: Losses, monkeypatch: Any) -> None:
-    monkeypatch.setattr("rnncore.device.keeps_memory_of_shapes", lambda *_: False)  # the same windows for both
-    steps = [*SPARSE, "--lr", "1", "--max_steps", "6", "--log_interval", "1"]
-    exact, mixed = (losses_of(train(command, *steps, *more), "step", "valid") for more in ([], ["--amp", "bf16"]))
-    assert mixed != exact
-    assert mixed == pytest.approx(exact, rel=0.02)
