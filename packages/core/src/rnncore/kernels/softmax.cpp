@@ -93,10 +93,11 @@ void check(const Tensor& logits, const std::optional<Tensor>& bias, const Tensor
          "rnncore: expected logits [N, V], contiguous and on the CPU, got ", logits.sizes());
   expect(targets.scalar_type() == ScalarType::Long && targets.is_contiguous() && targets.numel() == logits.size(0),
          "rnncore: expected a target for each of ", logits.size(0), " rows, got ", targets);
-  const int64_t* ids = elements<const int64_t>(targets);
-  const bool known =
-      std::all_of(ids, ids + targets.numel(), [&](int64_t id) { return 0 <= id && id < logits.size(1); });
-  if (!known) throw std::out_of_range("rnncore: a target is not one of the classes of the logits");  // an IndexError
+  const int64_t *ids = elements<const int64_t>(targets), classes = logits.size(1);
+  const bool known = std::all_of(ids, ids + targets.numel(), [=](int64_t id) { return 0 <= id && id < classes; });
+  if (!known) {  // an IndexError
+    throw std::out_of_range("rnncore: a target is not one of the " + std::to_string(classes) + " classes");
+  }
   const auto type = real_type(logits.scalar_type());
   expect(!bias || (bias->scalar_type() == type && bias->is_contiguous() && bias->numel() == logits.size(1)),
          "rnncore: expected a bias [V] of ", type);
