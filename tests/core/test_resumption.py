@@ -105,7 +105,7 @@ def test_another_command_s_run_is_refused(run: Path) -> None:
 
 def test_no_run_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="there is no run to resume in"):
+    with pytest.raises(UserError, match="there is no run in"):
         open_resumed(Options(resume=""), COMMAND, set())
     with pytest.raises(UserError, match="nowhere holds no run to resume"):
         open_resumed(Options(resume="nowhere"), COMMAND, set())

@@ -84,7 +84,7 @@ def test_what_cannot_be_resumed_is_told(tmp_path: Path) -> None:
 
 
 def test_latest_goes_by_the_last_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no run to resume in .*demo; name its directory with --run_dir"):
+    with pytest.raises(UserError, match=r"there is no run in .*demo; name its directory with --run_dir"):
         latest("demo", root=tmp_path)
     for name, seconds in (("a", 300), ("b", 100), ("c", 200)):
         run = RunDirectory.create(tmp_path / "demo" / name, command="demo", config={})

@@ -141,7 +141,7 @@ def latest(command: str, *, root: Path = RUNS) -> Path:
     candidates = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
     found = [(checkpoint.stat().st_mtime_ns, entry) for entry in candidates if (checkpoint := _last_checkpoint(entry))]
     if not found:
-        raise UserError(f"there is no run to resume in {folder}; name its directory with --run_dir")
+        raise UserError(f"there is no run in {folder}; name its directory with --run_dir")
     return max(found)[1]
 
 
