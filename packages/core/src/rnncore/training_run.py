@@ -9,6 +9,7 @@ with under_way(options, COMMAND, make, resumed=resumed, title=title, finish=fini
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -108,12 +109,8 @@ def under_way(
         path, config = place or options.run_dir, to_dict(options)
         return RunDirectory.create(path, command=command, config=config, vocabulary=vocabulary)
 
-    if resumed is not None:
-        directory = resumed.directory
-    elif ranks is None:
-        directory = created()
-    else:
-        directory = ranks.shared(created)
+    new = created if ranks is None else partial(ranks.shared, created)
+    directory = new() if resumed is None else resumed.directory
     steps = total_steps or options.max_steps or None
     with RunLog(directory, unit=unit, log_interval=log_interval, total_steps=steps) as log:
         training = make(directory, log)
