@@ -20,6 +20,8 @@ State = tuple[Tensor, Tensor]
 WIDE = (torch.float32, torch.float64)
 #: Fewest time steps for which laying out the weights costs less than it saves, where there is no gradient.
 FEW_STEPS = 8
+#: Fewer inputs are few.
+NARROW_INPUTS = 16
 
 
 def lstm_sequence(
@@ -81,6 +83,11 @@ def pays(weight_hh: Tensor, steps: int) -> bool:
     if weight_hh.device.type != "cpu" or weight_hh.dtype not in WIDE:
         return False
     return torch.is_grad_enabled() or steps >= FEW_STEPS
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """``grad [N, O]`` turned, times ``x [N, I]``: with few inputs the other way round, which is twice as fast."""
+    return (x.t() @ grad).t() if x.shape[1] < NARROW_INPUTS else grad.t() @ x
 
 
 class LSTMLayer(nn.Module):
@@ -150,8 +157,7 @@ class _Sequence(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         bias = bias_hh if bias_ih is None else bias_ih if bias_hh is None else bias_ih + bias_hh
         h0, c0 = h0.contiguous(), c0.contiguous()
-        gates = lstm_steps.project(x, weight_ih, bias, dtype)
-        output, cells = lstm_steps.forward(gates, h0, c0, weight_hh, dtype)
+        gates, output, cells = lstm_steps.forward(x, weight_ih, bias, h0, c0, weight_hh, dtype)
         ctx.save_for_backward(x, h0, c0, weight_ih, weight_hh, gates, output, cells)
         ctx.dtype = dtype
         return output, output[-1].clone(), cells[-1].clone()
@@ -190,6 +196,6 @@ def _by_operands(
     """From the gradient ``[T B, 4H]``: that by x, and those by the weights that ``operands`` were multiplied with."""
     rows = [operand.flatten(0, 1) for operand in operands]
     if dtype is None:
-        return None if weight_ih is None else grad @ weight_ih, [grad.t() @ operand for operand in rows]
+        return None if weight_ih is None else grad @ weight_ih, [weight_gradient(grad, operand) for operand in rows]
     grad_x = None if weight_ih is None else narrow_products.by_input(grad, weight_ih, dtype)
     return grad_x, narrow_products.by_weight(grad, rows, dtype) if rows else []

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rnncore import narrow_products, native
 from rnncore.step_linear import StepLinear
@@ -57,38 +58,42 @@ def operators(device: torch.device) -> Any:
     return EAGER
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
-    """The inputs' part of all gates: ``x [T, B, I]`` and ``weight [4H, I]`` to ``[T, B, 4H]``.
+def forward(
+    x: Tensor,
+    weight_ih: Tensor,
+    bias: Tensor | None,
+    h: Tensor,
+    c: Tensor,
+    weight_hh: Tensor,
+    dtype: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All steps: the activated gates ``[T, B, 4H]``, h and c of each step.
 
-    ``dtype`` is what products are computed in (mixed precision); the weight's own when absent.
+    ``h`` and ``c`` ``[B, H]`` are those before the first step. ``dtype`` is what products are computed in (mixed
+    precision); the weights' own when absent.
     """
-    rows, native_operators = x.flatten(0, 1), operators(x.device)
-    if dtype is not None:
-        product = narrow_products.product(rows, weight, dtype)
-        gates = product.to(weight.dtype) if bias is None else torch.add(product, bias)
-    elif native_operators is not EAGER:
-        # As fast as the library's product to within a tenth, but a row's bits are the same in every window.
-        gates = native_operators.lstm_project(rows.contiguous(), weight.contiguous(), bias)
-    else:
-        gates = torch.mm(rows, weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
-    return gates.view(*x.shape[:2], len(weight))
-
-
-def forward(gates: Tensor, h: Tensor, c: Tensor, weight: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-    """All steps: from the inputs' part of the gates, which become the activated ones, to h and c of each step.
-
-    ``h`` and ``c`` ``[B, H]`` are those before the first step, ``weight [4H, H]`` is the recurrent one.
-    """
-    step, output = operators(gates.device), gates.new_empty(*gates.shape[:2], h.shape[1])
-    cells = torch.empty_like(output)
+    step = operators(x.device)
     if step is not EAGER and dtype is None:
-        step.lstm_forward(gates, h, c, weight.contiguous(), output, cells)
-        return output, cells
-    linear = StepLinear(weight, len(h), dtype)
+        # Its products are as fast as the library's to within a tenth, and a row's bits are the same in every window.
+        gates, output, cells = step.lstm_forward(
+            x.contiguous(), weight_ih.contiguous(), bias, h, c, weight_hh.contiguous()
+        )
+        return gates, output, cells
+    gates = _project(x.flatten(0, 1), weight_ih, bias, dtype).view(*x.shape[:2], len(weight_ih))
+    output = gates.new_empty(*gates.shape[:2], h.shape[1])
+    cells, linear = torch.empty_like(output), StepLinear(weight_hh, len(h), dtype)
     for t in range(len(gates)):
         step.lstm_cell_forward(linear(h), gates[t], c, cells[t], output[t])
         h, c = output[t], cells[t]
-    return output, cells
+    return gates, output, cells
+
+
+def _project(rows: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+    """The inputs' part of all gates: ``rows [N, I]`` and ``weight [4H, I]`` to ``[N, 4H]``."""
+    if dtype is None:
+        return F.linear(rows, weight, bias)
+    product = narrow_products.product(rows, weight, dtype)
+    return product.to(weight.dtype) if bias is None else torch.add(product, bias)
 
 
 def backward(

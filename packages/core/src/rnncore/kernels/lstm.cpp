@@ -14,36 +14,25 @@ void check(const char* name, const Tensor& tensor, const Tensor& like, Ints shap
   fail("rnncore: expected ", name, " ", shape, " of ", like.scalar_type(), ", contiguous and on the CPU, got ", tensor);
 }
 
-// x [N, I] weight.T + bias, for weight [4H, I].
-Tensor lstm_project(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  expect(x.dim() == 2 && weight.dim() == 2 && weight.size(0) % 4 == 0, "rnncore: expected x [N, I] and weight ",
-         "[4H, I], got ", x.sizes(), " and ", weight.sizes());
-  const int64_t rows = x.size(0), inner = x.size(1), units = weight.size(0) / 4;
-  check("x", x, x, {rows, inner}), check("weight", weight, x, {4 * units, inner});
-  if (bias) check("bias", *bias, x, {4 * units});
-  Tensor gates = empty({rows, 4 * units}, x.scalar_type());
-  with_real(x.scalar_type(), "rnncore::lstm_project", [&]<typename T>() {
-    const Tensor packed = gate_panels<T>(weight);
-    const T *panels = elements<const T>(packed), *left = elements<const T>(x);
-    const T* add = bias ? elements<const T>(*bias) : nullptr;
-    T* to = elements<T>(gates);
-    for (int64_t start = 0; start < rows; start += kRows) {
-      const int64_t count = std::min(kRows, rows - start);
-      for_panels(packed.size(0), count * packed.size(1), [=](int64_t p) {
-        const int64_t unit = p * kLanes<T>, n = lanes<T>(units - unit);
-        alignas(64) T sums[kRows * 4 * kLanes<T>];
-        for (int64_t part = 0; part < 4 * count; ++part) {
-          const Vec<T> first = add ? Vec<T>::loadu(add + part % 4 * units + unit, n) : Vec<T>(0);
-          first.store(sums + part * kLanes<T>);
-        }
-        add_product<T, 4>(sums, left + start * inner, count, panels + p * inner * 4 * kLanes<T>, inner);
-        for (int64_t part = 0; part < 4 * count; ++part) {
-          Vec<T>::loadu(sums + part * kLanes<T>).store(to + (4 * start + part) * units + unit, n);
-        }
-      });
-    }
-  });
-  return gates;
+// gates [N, 4H] = x [N, I] weight.T + bias, for a weight [4H, I] in panels.
+template <typename T>
+void project(const T* x, int64_t rows, int64_t inner, int64_t units, const Tensor& packed, const T* bias, T* gates) {
+  const T* panels = elements<const T>(packed);
+  for (int64_t start = 0; start < rows; start += kRows) {
+    const int64_t count = std::min(kRows, rows - start);
+    for_panels(packed.size(0), count * packed.size(1), [=](int64_t p) {
+      const int64_t unit = p * kLanes<T>, n = lanes<T>(units - unit);
+      alignas(64) T sums[kRows * 4 * kLanes<T>];
+      for (int64_t part = 0; part < 4 * count; ++part) {
+        const Vec<T> first = bias ? Vec<T>::loadu(bias + part % 4 * units + unit, n) : Vec<T>(0);
+        first.store(sums + part * kLanes<T>);
+      }
+      add_product<T, 4>(sums, x + start * inner, count, panels + p * inner * 4 * kLanes<T>, inner);
+      for (int64_t part = 0; part < 4 * count; ++part) {
+        Vec<T>::loadu(sums + part * kLanes<T>).store(gates + (4 * start + part) * units + unit, n);
+      }
+    });
+  }
 }
 
 // One step's units of one panel, for all rows: their gates' sums, then the cell. `left` is h before.
@@ -68,22 +57,36 @@ void forward_panel(int64_t p, int64_t rows, int64_t units, const T* panels, cons
   }
 }
 
-void lstm_forward(const Tensor& gates, const Tensor& h, const Tensor& c, const Tensor& weight, const Tensor& output,
-                  const Tensor& cells) {
-  const int64_t steps = output.size(0), rows = h.size(0), units = h.size(1), size = rows * units;
-  check("gates", gates, h, {steps, rows, 4 * units}), check("weight", weight, h, {4 * units, units});
-  check("h", h, h, {rows, units}), check("c", c, h, {rows, units});
-  check("output", output, h, {steps, rows, units}), check("cells", cells, h, {steps, rows, units});
+// All steps: the activated gates, h and c of each. The inputs' part of the gates is computed for some steps at a time,
+// which find it in the cache.
+std::tuple<Tensor, Tensor, Tensor> lstm_forward(const Tensor& x, const Tensor& weight_ih,
+                                                const std::optional<Tensor>& bias, const Tensor& h, const Tensor& c,
+                                                const Tensor& weight_hh) {
+  expect(x.dim() == 3 && h.dim() == 2, "rnncore: expected x [T, B, I] and h [B, H], got ", x.sizes(), " and ",
+         h.sizes());
+  const int64_t steps = x.size(0), rows = h.size(0), inner = x.size(2), units = h.size(1), size = rows * units;
+  check("x", x, h, {steps, rows, inner}), check("weight_ih", weight_ih, h, {4 * units, inner});
+  if (bias) check("bias", *bias, h, {4 * units});
+  check("h", h, h, {rows, units}), check("c", c, h, {rows, units}), check("weight_hh", weight_hh, h, {4 * units, units});
+  const Tensor gates = empty({steps, rows, 4 * units}, h.scalar_type());
+  const Tensor output = empty({steps, rows, units}, h.scalar_type()), cells = empty(output.sizes(), h.scalar_type());
   with_real(h.scalar_type(), "rnncore::lstm_forward", [&]<typename T>() {
-    const Tensor packed = gate_panels<T>(weight);
-    const T *panels = elements<const T>(packed), *left = elements<const T>(h), *before = elements<const T>(c);
+    const Tensor packed_ih = gate_panels<T>(weight_ih), packed_hh = gate_panels<T>(weight_hh);
+    const T *panels = elements<const T>(packed_hh), *left = elements<const T>(h), *before = elements<const T>(c);
+    const T *from = elements<const T>(x), *add = bias ? elements<const T>(*bias) : nullptr;
     T *gate = elements<T>(gates), *out = elements<T>(output), *cell = elements<T>(cells);
+    const int64_t together = std::max<int64_t>(1, kRows / std::max<int64_t>(1, rows));
     for (int64_t t = 0; t < steps; ++t, gate += 4 * size, out += size, cell += size) {
-      for_panels(packed.size(0), rows * packed.size(1),
+      if (t % together == 0) {
+        const int64_t count = std::min(together, steps - t) * rows;
+        project<T>(from + t * rows * inner, count, inner, units, packed_ih, add, gate);
+      }
+      for_panels(packed_hh.size(0), rows * packed_hh.size(1),
                  [=](int64_t p) { forward_panel<T>(p, rows, units, panels, left, before, gate, out, cell); });
       left = out, before = cell;
     }
   });
+  return {gates, output, cells};
 }
 
 // What a step of the backward loop reads and writes. `grad_next` are the gradients by the gates of the step after.
@@ -208,10 +211,10 @@ void lstm_cell_backward(const Tensor& grad_h, const Tensor& grad_c, const Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(rnncore, library) {
-  define<&lstm_project>(library, "lstm_project(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   define<&lstm_forward>(
       library,
-      "lstm_forward(Tensor(a!) gates, Tensor h, Tensor c, Tensor weight, Tensor(b!) output, Tensor(c!) cells) -> ()");
+      "lstm_forward(Tensor x, Tensor weight_ih, Tensor? bias, Tensor h, Tensor c, Tensor weight_hh) -> (Tensor, Tensor, "
+      "Tensor)");
   define<&lstm_backward>(
       library,
       "lstm_backward(Tensor grad_output, Tensor gates, Tensor c, Tensor cells, Tensor weight, Tensor(a!) grad_h, "
