@@ -104,8 +104,8 @@ void attend(const Attention<T>& attention, const Tensor& y) {
   const Sizes& s = attention.s;
   T* out = elements<T>(y);
   for_parts(s.batch, parts_of(s.batch), [&](int64_t first, int64_t last, int64_t) {
-    std::vector<T> normal(s.rows * s.projected), all(normal.size()), sum(s.queries * s.memory), scales(2 * s.rows);
-    std::vector<T> weights(s.heads * s.queries * s.rows);
+    Scratch<T> normal(s.rows * s.projected), all(normal.size()), sum(s.queries * s.memory), scales(2 * s.rows);
+    Scratch<T> weights(s.heads * s.queries * s.rows);
     for (int64_t b = first; b < last; ++b) {
       attention.forward(b, normal.data(), all.data(), weights.data(), sum.data(), scales.data(),
                         scales.data() + s.rows);
@@ -124,8 +124,8 @@ void attend_gradient(const Attention<T>& attention, const Tensor& grad_y, const 
   const T* given = elements<const T>(grad_y);
   for_parts(s.batch, parts, [&](int64_t first, int64_t last, int64_t part) {
     const int64_t wide = s.rows * s.projected, narrow = s.queries * s.memory;
-    std::vector<T> normal(wide), all(wide), by_all(wide), sum(narrow), grad(narrow), scales(2 * s.rows);
-    std::vector<T> weights(s.heads * s.queries * s.rows), scratch(s.queries * s.rows);
+    Scratch<T> normal(wide), all(wide), by_all(wide), sum(narrow), grad(narrow), scales(2 * s.rows);
+    Scratch<T> weights(s.heads * s.queries * s.rows), scratch(s.queries * s.rows);
     T* scales_after = scales.data() + s.rows;
     for (int64_t b = first; b < last; ++b) {
       attention.forward(b, normal.data(), all.data(), weights.data(), sum.data(), scales.data(), scales_after);

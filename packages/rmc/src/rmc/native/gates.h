@@ -32,7 +32,7 @@ template <typename T>
 void normalise(const Sum<T>& sum, const Tensor& z) {
   T* out = elements<T>(z);
   for_parts(sum.batch, parts_of(sum.batch), [&](int64_t first, int64_t last, int64_t) {
-    std::vector<T> normal(sum.size()), scales(sum.rows);
+    Scratch<T> normal(sum.size()), scales(sum.rows);
     for (int64_t b = first; b < last; ++b) {
       sum.forward(b, normal.data(), scales.data());
       sum.norm.affine(normal.data(), out + b * sum.size());
@@ -48,7 +48,7 @@ void normalise_gradient(const Sum<T>& sum, const Tensor& grad_z, const Tensor& g
   const T* given = elements<const T>(grad_z);
   T* out = elements<T>(grad_sum);
   for_parts(sum.batch, parts, [&](int64_t first, int64_t last, int64_t part) {
-    std::vector<T> normal(size), scales(sum.rows);
+    Scratch<T> normal(size), scales(sum.rows);
     for (int64_t b = first; b < last; ++b) {
       sum.forward(b, normal.data(), scales.data());
       std::copy_n(given + b * size, size, out + b * size);
@@ -88,7 +88,7 @@ void gate(const Sum<T>& sum, const Gates<T>& g, const Tensor& next) {
   T* out = elements<T>(next);
   const int64_t columns = sum.width;
   for_parts(sum.batch, parts_of(sum.batch), [&](int64_t first, int64_t last, int64_t) {
-    std::vector<T> normal(sum.size()), scales(sum.rows);
+    Scratch<T> normal(sum.size()), scales(sum.rows);
     for (int64_t b = first; b < last; ++b) {
       sum.forward(b, normal.data(), scales.data());
       sum.norm.affine(normal.data(), normal.data());
@@ -121,7 +121,7 @@ void gate_gradient(const Sum<T>& sum, const Gates<T>& g, const Tensor& grad_next
   T *by_sum = elements<T>(grad_sum), *by_gates = elements<T>(grad_gates);
   T* by_memory = elements<T>(grad_memory);
   for_parts(sum.batch, parts, [&](int64_t first, int64_t last, int64_t part) {
-    std::vector<T> normal(sum.size()), new_values(sum.size()), scales(sum.rows);
+    Scratch<T> normal(sum.size()), new_values(sum.size()), scales(sum.rows);
     for (int64_t b = first; b < last; ++b) {
       sum.forward(b, normal.data(), scales.data());
       sum.norm.affine(normal.data(), new_values.data());

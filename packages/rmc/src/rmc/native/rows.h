@@ -3,10 +3,25 @@
 #include <ATen/cpu/vec/functional_base.h>
 
 #include <cmath>
+#include <new>
 
 #include "tensors.h"
 
 namespace {
+
+// Room for numbers that begins with a line of the cache: a vector that lies in two lines takes twice as long.
+template <typename T>
+struct Aligned {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
+  void deallocate(T* room, size_t) { ::operator delete(room, kLine); }
+  bool operator==(const Aligned&) const = default;
+};
+
+template <typename T>
+using Scratch = std::vector<T, Aligned<T>>;
 
 template <typename T, typename Body>
 inline void each(int64_t n, Body body) {
@@ -163,7 +178,7 @@ void for_parts(int64_t batch, int64_t parts, Body body) {
 // Sums over the items of a batch, one for each part, which are added to a tensor in order.
 template <typename T>
 struct Sums {
-  std::vector<T> values;
+  Scratch<T> values;
   int64_t size;
 
   Sums(int64_t parts, int64_t size) : values(parts * size), size(size) {}
