@@ -40,6 +40,12 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test draws the same numbers wherever it stands among others."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """Sets torch's number of threads until the end of the test."""
