@@ -58,6 +58,13 @@ def test_reversal_needs_a_reversible_model(model: str, name: str) -> None:
         main.resolve(["--model", model, name])
 
 
+def test_only_reversal_is_captured() -> None:
+    assert main.resolve(["--cuda_graph", "--use_reverse"]).cuda_graph
+    for words in (["--cuda_graph"], ["--cuda_graph", "--model", "lstm"]):
+        with pytest.raises(UserError, match="--cuda_graph needs --use_reverse"):
+            main.resolve(words)
+
+
 SIZES: dict[str, Any] = {"embedding_size": 8, "hidden_size": 12, "num_layers": 3}
 RATES = {"dropout": 0.11, "dropout_hidden": 0.12, "dropout_input": 0.13, "dropout_words": 0.14, "weight_drop": 0.15}
 

@@ -5,14 +5,17 @@ n groups (2 of a GRU, 4 of an LSTM).
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from rnncore.device import autocast_dtype
 from rnncore.dropout import embedding_mask, locked_mask, weight_mask
+from rnncore.errors import UserError
 from torch import Tensor, nn
 
+from revrnn.forget import RANGE_MESSAGE
 from revrnn.layer import RevGRU, RevLSTM
 from revrnn.sequence import Stack, run
 from revrnn.tied_vocabulary import TiedVocabulary
@@ -130,13 +133,21 @@ class ReversibleLM(nn.Module):
 
     @torch.no_grad()
     def loss_and_backward(
-        self, ids: Tensor, targets: Tensor, state: State, *, masks: Masks | None = None, count_bits: bool = False
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        state: State,
+        *,
+        masks: Masks | None = None,
+        count_bits: bool = False,
+        wait: bool = True,
     ) -> Result:
         """The loss of a window and, added to the parameters' ``grad``, its gradient, by reversal.
 
         Forward in time only the last state and the information buffers are kept. Back in time, chunk by chunk, the
         states are rebuilt, decoded and differentiated: nothing of the size of the window's activations ever exists.
-        Arguments as for `loss`.
+        Arguments as for `loss`; without ``wait`` the host does not look at a GPU's numbers, as in a CUDA graph it may
+        not: the loss is NaN where a unit left the fixed-point range.
         """
         masks = masks or self.draw_masks(ids.shape[1])
         stack = self._stack(masks, reversible=True, count_bits=count_bits)
@@ -144,7 +155,9 @@ class ReversibleLM(nn.Module):
         chunks = spans(len(ids))
         for span in chunks:
             window.forward(span, self.vocabulary.embed(ids[slice(*span)], masks.words, masks.inputs))
-        window.check()
+        strayed = window.strayed()
+        if wait and strayed:
+            raise UserError(RANGE_MESSAGE)
         last = _packed([layer.state for layer in window.layers])
         bits = window.bits() if count_bits else None
         total = self.vocabulary.weight.new_zeros(())
@@ -155,7 +168,7 @@ class ReversibleLM(nn.Module):
             total += loss
             self.vocabulary.embed_backward(chunk, masks.words, masks.inputs, window.backward(grad))
         self._add_gradients(window, masks)
-        return Result(total / ids.numel(), last, bits)
+        return Result((total / ids.numel()).masked_fill(strayed, math.nan), last, bits)
 
     @torch.no_grad()
     def loss_sum(self, ids: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:

@@ -96,6 +96,8 @@ class TrainOptions(RunOptions):
         elif self.use_reverse or self.use_buffers:
             name = "--use_reverse" if self.use_reverse else "--use_buffers"
             raise UserError(f"{name} needs --model revgru or revlstm; {self.model} cannot be reversed")
+        if self.cuda_graph and not self.use_reverse:
+            raise UserError("--cuda_graph needs --use_reverse: no other steps are captured")
 
     @property
     def reversible(self) -> bool:

@@ -178,9 +178,9 @@ def _prepare(
     log: RunLog,
 ) -> Training:
     graph = None
-    if options.cuda_graph and place.type == "cuda" and isinstance(model, ReversibleLM) and options.use_reverse:
-        reversible = model
-        graph = GraphedStep(lambda *window: tuple(reversible.loss_and_backward(*window))[:2], model.parameters())
+    if options.cuda_graph and place.type == "cuda" and isinstance(model, ReversibleLM):
+        run_model = partial(model.loss_and_backward, wait=False)
+        graph = GraphedStep(lambda *window: tuple(run_model(*window))[:2], model.parameters())
     rate, decay = options.learning_rate, options.weight_decay
     return Training(
         options=options,

@@ -234,10 +234,15 @@ class Window:
         Raises:
             UserError: One has not; what was computed since is worthless.
         """
+        if self.strayed():
+            raise UserError(RANGE_MESSAGE)
+
+    def strayed(self) -> Tensor:
+        """Whether a unit has left the fixed-point range since this was asked last: a bool on the device, scalar."""
+        reached = [torch.as_tensor(each) for layer in self.layers for each in layer.farthest]
         for layer in self.layers:
-            if max(int(reached) for reached in layer.farthest) >= STATE_LIMIT:
-                raise UserError(RANGE_MESSAGE)
             layer.farthest.clear()
+        return (torch.stack(reached) >= STATE_LIMIT).any()
 
     def bits(self) -> Bits:
         """What the window's states would take and do take, after the last `forward`, before the first `reverse`."""
