@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import re
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,11 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def keeps_memory_of_shapes(device: torch.device, amp: str | None) -> bool:
     """Whether each new number of rows costs memory: in bfloat16 on a CPU, oneDNN keeps about a megabyte a product."""
     return amp is not None and device.type == "cpu"
+
+
+def let_weights_lie_apart() -> None:
+    """Silences, in this process, what cuDNN's layers say of weights that lie apart: they are copied at each call."""
+    warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
 
 
 def describe_machine() -> dict[str, str | int]:

@@ -8,7 +8,6 @@ probability p and 1/(1-p) otherwise. A mask is a function of the generator's sta
 device where none is given), whatever the number of threads.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rnncore import native
+from rnncore.device import let_weights_lie_apart
 from rnncore.errors import UserError
 
 
@@ -134,8 +134,7 @@ class WeightDrop(nn.Module):
         if isinstance(module, nn.RNNBase) and p > 0:
             # torch would move all weights into one new block at each call, away from where a CUDA graph reads them.
             module.flatten_parameters = _leave_in_place  # type: ignore[method-assign]
-            # cuDNN copies the weights at each call in any case, because one is new each time: silent in this process.
-            warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+            let_weights_lie_apart()  # one is new each time
 
     def forward(self, *inputs: Any) -> Any:
         """What ``module`` makes of ``inputs``, with freshly dropped weights in training."""

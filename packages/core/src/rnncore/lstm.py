@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rnncore import lstm_steps, narrow_products
-from rnncore.device import autocast_dtype
+from rnncore.device import autocast_dtype, let_weights_lie_apart
 
 State = tuple[Tensor, Tensor]
 WIDE = (torch.float32, torch.float64)
@@ -106,6 +106,7 @@ class LSTMLayer(nn.Module):
         if bias:
             self.bias_ih_l0 = nn.Parameter(torch.empty(4 * hidden_size))
             self.bias_hh_l0 = nn.Parameter(torch.empty(4 * hidden_size))
+        let_weights_lie_apart()
         limit = 1 / math.sqrt(hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -limit, limit)
