@@ -157,3 +157,11 @@ def test_without_gradient_no_gradient_is_taken(monkeypatch: pytest.MonkeyPatch) 
     with torch.no_grad():
         loss = linear_cross_entropy(d.hidden, d.weight, d.bias, d.targets)
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-13)
+
+
+def test_the_gradient_of_the_gradient_is_refused() -> None:
+    d = Decoder()
+    loss = linear_cross_entropy(d.hidden, d.weight, d.bias, d.targets)
+    (gradient,) = torch.autograd.grad(loss.square(), d.hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rnncore.softmax import cross_entropy, cross_entropy_gradient
@@ -111,6 +112,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / len(targets)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if saved is None else saved * grads[0] for saved in ctx.saved_tensors]
         return *scaled, None, None

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from rnncore.errors import UserError
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from revrnn.buffer import InformationBuffer
 from revrnn.fixed_point import (
@@ -44,6 +45,7 @@ class _Exact(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gate, h = ctx.saved_tensors
         return None, None, grads[0] * gate, grads[0] * h, grads[0]

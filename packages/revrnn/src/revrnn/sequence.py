@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from rnncore.errors import UserError
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from revrnn.buffer import InformationBuffer
 from revrnn.fixed_point import HIDDEN_BITS, STATE_LIMIT, to_fixed, to_float
@@ -84,6 +85,7 @@ class _Sequence(torch.autograd.Function):
         return outputs, *(to_float(group, x.dtype) for group in last)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x, *_), window = ctx.saved_tensors, ctx.window
         if window is None:
