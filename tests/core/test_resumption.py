@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from rnncore import checkpoint
 from rnncore.errors import UserError
-from rnncore.flags import flag, to_dict
+from rnncore.flags import command, flag, to_dict
 from rnncore.interrupts import deferred_interrupt
 from rnncore.resumption import open_resumed
 from rnncore.run_directory import RunDirectory
@@ -87,6 +88,33 @@ def test_where_and_how_long_may_change(run: Path) -> None:
 def test_what_makes_another_run_is_refused(given: Options, line: str, run: Path) -> None:
     with pytest.raises(UserError, match=line):
         open_resumed(replace(given, resume=str(run)), COMMAND, set())
+
+
+@pytest.fixture
+def resume(run: Path) -> Callable[..., Options]:
+    """``resume(*words)``: the options of the run that a command line goes on with."""
+    found: list[Options] = []
+
+    @command(Options, name=COMMAND)
+    def main(options: Options) -> None:
+        """Goes on."""
+        found.append(open_resumed(options, COMMAND, {"epochs"})[0])
+
+    def call(*words: str) -> Options:
+        main(["--resume", str(run), *words], standalone_mode=False)
+        return found.pop()
+
+    return call
+
+
+def test_a_default_that_is_given_counts_as_any_value(resume: Callable[..., Options], tmp_path: Path) -> None:
+    assert resume() == replace(BEGUN_WITH, max_steps=0, resume=resume().resume)
+    assert resume("--epochs", "100", "--device", "auto").epochs == 100
+    (tmp_path / "more.yaml").write_text("epochs: 100\ndevice: auto\n")
+    for words in (["--epochs", "100", "--device", "auto"], ["--config", str(tmp_path / "more.yaml")]):
+        assert (resume(*words).epochs, resume(*words).device) == (100, "auto")
+    with pytest.raises(UserError, match="was begun with --nhid 32, not 8"):
+        resume("--nhid", "8")
 
 
 def test_a_value_that_the_run_has_too_is_no_conflict(run: Path) -> None:

@@ -45,6 +45,9 @@ REQUIRED: Any = dataclasses.MISSING
 """In place of a default: the flag has to be given, on the command line or in a configuration file."""
 
 
+_GIVEN = "rnncore.flags.given"
+
+
 def flag(
     default: T,
     *names: str,
@@ -188,12 +191,20 @@ class OptionsCommand(click.Command, Generic[Options]):
         if path is not None and not path.exists():
             path = self.shipped.get(str(path), path)
         configured = _values_of(self.flags, read_config(path), source=str(path)) if path else {}
-        return _build(self.options_class, {**configured, **typed})
+        values = {**configured, **typed}
+        ctx.meta[_GIVEN] = frozenset(values)
+        return _build(self.options_class, values)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Part of click's interface: the flags under their headings, then the examples."""
         write_flags(formatter, self.flags)
         write_examples(formatter, self.examples)
+
+
+def given() -> frozenset[str] | None:
+    """Which fields the command under way was given, on its command line or by ``--config``; None outside of one."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(_GIVEN)
 
 
 def to_dict(options: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from rnncore import checkpoint
 from rnncore.errors import UserError
 from rnncore.flag_spec import flags_of
-from rnncore.flags import from_dict
+from rnncore.flags import from_dict, given
 from rnncore.run_directory import RunDirectory, latest
 from rnncore.run_options import RunOptions
 
@@ -26,8 +26,8 @@ def open_resumed(options: Options, command: str, changeable: set[str]) -> tuple[
     A path may be a run directory or a checkpoint in it; without one it is ``--run_dir``, else the newest run.
 
     Args:
-        options: As given now. Fields that keep their default are taken from the run, but for those of the call itself
-            (``--max_steps``).
+        options: As given now. Fields that the command was not given (outside of one, that have their default) are
+            taken from the run, but for those of the call itself (``--max_steps``).
         command: The ``kind`` of the checkpoint, and the folder of runs to look in.
         changeable: Names of further fields that may differ from the run's.
 
@@ -49,11 +49,13 @@ def open_resumed(options: Options, command: str, changeable: set[str]) -> tuple[
 def _merged(options: Options, config: Mapping[str, Any], changeable: set[str], place: Path) -> Options:
     before = from_dict(type(options), config, source=str(place))
     kept: dict[str, Any] = {}
+    named = given()
     for flag in flags_of(type(options)):
         now, then = getattr(options, flag.field), getattr(before, flag.field)
         if flag.field in _OF_THE_CALL:
             continue
-        if now in (then, flag.default):
+        asked = now != flag.default if named is None else flag.field in named
+        if now == then or not asked:
             kept[flag.field] = then
         elif flag.field not in changeable:
             raise UserError(f"{place} was begun with {flag.name} {then}, not {now}; leave it out, or begin a new run")
