@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -49,6 +50,15 @@ def built(tmp_path: Path) -> list[Path]:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_only_x86_is_asked_for_vectors_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers for other processors refuse an option that they do not know."""
+    told = []
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        told.append([flag for flag in native._flags() if "vector" in flag])
+    assert told == [["-mprefer-vector-width=512"], []]
 
 
 @needs_compiler

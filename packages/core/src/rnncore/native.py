@@ -30,7 +30,6 @@ _FLAGS = (
     "-O3",
     "-std=c++20",
     "-march=native",
-    "-mprefer-vector-width=512",
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -82,8 +81,14 @@ def _key(source: Path) -> str:
         processor = platform.processor()
     headers = {*source.parent.glob("*.h"), *_SHARED.glob("*.h")}
     texts = [path.read_text() for path in (source, *sorted(headers))]
-    parts = (*texts, str(torch.__version__), platform.machine(), processor, " ".join(_FLAGS))
+    parts = (*texts, str(torch.__version__), platform.machine(), processor, " ".join(_flags()))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _flags() -> tuple[str, ...]:
+    """The compiler's for this processor: those of others do not know a preferred width of vectors."""
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    return ("-mprefer-vector-width=512", *_FLAGS) if x86 else _FLAGS
 
 
 def _build(source: Path, library: Path) -> None:
@@ -93,7 +98,7 @@ def _build(source: Path, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         target = Path(folder) / library.name
         command = [
-            *(*shlex.split(os.environ.get("CXX", "c++")), *_FLAGS),
+            *(*shlex.split(os.environ.get("CXX", "c++")), *_flags()),
             *("-I", str(_SHARED), "-isystem", str(torch_root / "include")),
             *(str(source), "-o", str(target), f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10"),
         ]
