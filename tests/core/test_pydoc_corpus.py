@@ -130,3 +130,16 @@ def test_path_builds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (pydoc_corpus.path() / "valid.txt").is_file()
     assert calls == [1, 1]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_faster_process_has_built_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be read already."""
+    monkeypatch.setenv("RNNCORE_CACHE", str(tmp_path))
+
+    def slow() -> Iterator[tuple[str, str]]:
+        monkeypatch.setattr(pydoc_corpus, "documents", lambda: [("m", "two words")])
+        (pydoc_corpus.path() / "mark").touch()
+        yield "m", "two words"
+
+    monkeypatch.setattr(pydoc_corpus, "documents", slow)
+    assert (pydoc_corpus.path() / "mark").exists()

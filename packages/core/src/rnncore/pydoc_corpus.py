@@ -39,7 +39,7 @@ def build(target: Path) -> Path:
 
     A line is a sentence of `rnncore.pydoc_text`. A document goes to one split as a whole; about 80, 10 and 10 % of the
     tokens are in train, valid and test. A sentence that an earlier split has is left out of a later one. Words that
-    stand in train fewer than three times are ``<unk>`` everywhere. An older folder `target` is replaced.
+    stand in train fewer than three times are ``<unk>`` everywhere. A folder `target` that is not whole is replaced.
 
     Raises:
         UserError: this Python has no source files of its standard library.
@@ -56,7 +56,8 @@ def build(target: Path) -> Path:
             text = "".join(" ".join(line) + "\n" for line in lines)
             (folder / f"{name}.txt").write_bytes(text.encode("utf-8"))
 
-    discard_folder(target)
+    if not _is_complete(target):  # else another process has been faster, and is reading it
+        discard_folder(target)
     build_folder(target, write)
     return target
 
