@@ -143,12 +143,14 @@ def test_shared_buffers_take_less_memory(kind: str, slice_dim: int) -> None:
     assert shared.decoder_bits.optimal == pytest.approx(apart.decoder_bits.optimal, rel=1e-2)
 
 
-def test_what_is_frozen_gets_no_gradient() -> None:
-    model, batch = make_model(), make_batch((5, 3), (4, 6))
-    model.source_embedding.requires_grad_(False)
+@pytest.mark.parametrize("name", ["source_embedding", "target_embedding"])
+def test_what_is_frozen_gets_no_gradient(name: str) -> None:
+    """The target's embedding decodes, too."""
+    model, batch = make_model(sizes=(5, 8, 8), share_decoder_embeddings=True), make_batch((5, 3), (4, 6))
+    frozen = model.get_parameter(name).requires_grad_(False)
     assert_both_ways_agree(model, batch)
     loss_and_backward(model, batch, 1.0)
-    assert model.source_embedding.grad is None
+    assert frozen.grad is None
 
 
 def test_no_state_of_a_step_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,9 @@ def embed_backward(weight: Tensor, ids: Tensor, words: Tensor | None, mask: Tens
 
 
 def gradient(parameter: Tensor) -> Tensor:
-    """A parameter's gradient, zeros to begin with."""
+    """A parameter's gradient, zeros to begin with; for one that is frozen, a tensor that nobody looks at."""
+    if not parameter.requires_grad:
+        return torch.zeros_like(parameter)
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
