@@ -73,6 +73,14 @@ def test_ratios_are_told_where_there_are_buffers(words: list[str], expected: boo
     assert ("actual_ratio" in step) == ("optimal_ratio" in step) == expected
 
 
+def test_a_model_that_forgets_nothing(train: Train, rows_of: Rows) -> None:
+    """No bit is lost: the least memory would be none, and a ratio to it is no number."""
+    run = train("--use_reverse", "--max_forget", "1e-9", "--lr", "0.01", "--max_steps", "5")
+    (step,) = rows_of(run, "step")
+    assert step["optimal_ratio"] is None
+    assert "inf times at best" in (run / "log.txt").read_text()
+
+
 def rates_of(train: Train, patch: pytest.MonkeyPatch, valid_losses: list[float], *words: str) -> tuple[Path, list[int]]:
     """A run whose validation losses are given; and the epochs after which the rate was divided, from its log."""
     scripted = iter([*valid_losses, 1.0])

@@ -138,7 +138,7 @@ def _step(training: Training, inputs: Tensor, targets: Tensor) -> tuple[Tensor, 
             loss, training.state, bits = run(inputs, targets, training.state, count_bits=counted)
             if bits is not None:
                 training.bits = bits
-                extra |= {"actual_ratio": bits.normal / bits.used, "optimal_ratio": bits.normal / bits.optimal}
+                extra |= {"actual_ratio": bits.saving, "optimal_ratio": bits.best_saving}
     if training.graph is None and not options.use_reverse:
         loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
@@ -155,8 +155,8 @@ def _finish(training: Training) -> None:
     log.evaluated("test", evaluate(training.model, training.texts["test"], training.options.amp))
     log.end()
     if (bits := training.bits) is not None:
-        saved, best = bits.normal / bits.used, bits.normal / bits.optimal
-        log.say(f"hidden states: {saved:.1f} times less memory than stored ones, {best:.1f} times at best")
+        shown = f"{bits.saving:.1f} times less memory than stored ones, {bits.best_saving:.1f} times at best"
+        log.say(f"hidden states: {shown}")
     picture = draw_curves(run)
     log.say(f"run directory {run.path} | curves {picture} | text: revrnn-generate --run_dir {run.path}")
 

@@ -9,6 +9,7 @@ shapes: rounding differs otherwise, and a state that differs by one bit cannot b
 Shapes: T time steps of the window, K of a chunk, B batch, I inputs, H units of the layer, G = H / 2.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -47,6 +48,16 @@ class Bits(NamedTuple):
     normal: float
     used: float
     optimal: float
+
+    @property
+    def saving(self) -> float:
+        """How many times less memory than stored states the buffers take."""
+        return self.normal / self.used if self.used else math.inf
+
+    @property
+    def best_saving(self) -> float:
+        """As `saving`, of the least that would do."""
+        return self.normal / self.optimal if self.optimal else math.inf
 
 
 def spans(steps: int, most: int = CHUNK) -> list[tuple[int, int]]:

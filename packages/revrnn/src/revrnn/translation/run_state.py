@@ -116,5 +116,4 @@ class Training:
 
 def ratios(side: str, bits: Bits) -> dict[str, float]:
     """How many times less memory than stored states the buffers take, and the least possible would."""
-    numbers = {f"{side}_saving": bits.normal / bits.used} if bits.used else {}
-    return numbers | ({f"{side}_optimal_saving": bits.normal / bits.optimal} if bits.optimal else {})
+    return {f"{side}_saving": bits.saving, f"{side}_optimal_saving": bits.best_saving} if bits.normal else {}

@@ -35,7 +35,7 @@ from revrnn.translation.model import Batch, TranslationModel
 from revrnn.translation.options import COMMAND, TranslationOptions
 from revrnn.translation.parallel_text import write_lines
 from revrnn.translation.reversal import loss_and_backward
-from revrnn.translation.run_state import Training, ratios
+from revrnn.translation.run_state import Training
 from revrnn.translation.translator import Search, Translator
 
 #: Options that a resumed run may change.
@@ -273,8 +273,6 @@ def _report_memory(training: Training) -> None:
     parts = []
     for side, each in (("encoder", training.tally.encoder), ("decoder", training.tally.decoder)):
         if each.normal:
-            saved = ratios(side, each)
             shown = f"{side} states {each.normal / 2**23:.1f} MB, in buffers {each.used / 2**23:.2f} MB"
-            least = saved.get(f"{side}_optimal_saving", math.inf)
-            parts.append(f"{shown}: {saved.get(f'{side}_saving', math.inf):.1f} times less, {least:.1f} at best")
+            parts.append(f"{shown}: {each.saving:.1f} times less, {each.best_saving:.1f} at best")
     training.log.say(" | ".join([*parts, f"peak memory of the epoch {peak}"]))
