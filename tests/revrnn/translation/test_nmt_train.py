@@ -124,8 +124,11 @@ def test_given_embeddings(train: Train, prefix: Path, tmp_path: Path, refused: C
     vectors = torch.randn(len(load(prefix).vocabularies[0]), 12)
     torch.save(vectors, tmp_path / "vectors.pt")
     words = ["-pre_word_vecs_enc", str(tmp_path / "vectors.pt"), "-fix_word_vecs_enc", "-epochs", "1"]
-    saved = checkpoint.load(train(*words) / "best.pt")["model"]
-    assert torch.equal(saved["source_embedding"], vectors)
+    run = train(*words, "--max_steps", "3")
+    (tmp_path / "vectors.pt").rename(tmp_path / "moved.pt")
+    main(["--resume", str(run)], standalone_mode=False)
+    assert torch.equal(checkpoint.load(run / "best.pt")["model"]["source_embedding"], vectors)
+    (tmp_path / "moved.pt").rename(tmp_path / "vectors.pt")
     assert "is [" in refused("-pre_word_vecs_dec", str(tmp_path / "vectors.pt"))
     (tmp_path / "text").write_text("no tensor")
     assert "cannot be read as a tensor" in refused("-pre_word_vecs_enc", str(tmp_path / "text"))

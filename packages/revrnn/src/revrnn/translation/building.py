@@ -58,32 +58,36 @@ def build_model(options: TranslationOptions, vocabularies: Vocabularies) -> Tran
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.uniform_(-options.parameter_range, options.parameter_range)
+    if options.fix_source_vectors:
+        model.source_embedding.requires_grad_(False)
+    if options.fix_target_vectors:
+        model.target_embedding.requires_grad_(False)
     return model
 
 
 def load_vectors(options: TranslationOptions, model: TranslationModel) -> None:
-    """Puts embeddings of ``-pre_word_vecs_enc`` and ``_dec`` in place, and freezes those that are to stay.
+    """Puts embeddings of ``-pre_word_vecs_enc`` and ``_dec`` in place.
 
     Raises:
         UserError: A file cannot be read, or holds no tensor of the embedding's shape.
     """
-    sides: list[tuple[str, str | None, bool, nn.Parameter]] = [
-        ("enc", options.source_vectors, options.fix_source_vectors, model.source_embedding),
-        ("dec", options.target_vectors, options.fix_target_vectors, model.target_embedding),
+    sides: list[tuple[str, str | None, nn.Parameter]] = [
+        ("enc", options.source_vectors, model.source_embedding),
+        ("dec", options.target_vectors, model.target_embedding),
     ]
-    for side, path, fixed, embedding in sides:
-        if path is not None:
-            try:
-                vectors = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch has many ways to fail, and much to say
-                reason = error.strerror if isinstance(error, OSError) else "it is not one that torch.save wrote"
-                raise UserError(f"-pre_word_vecs_{side} {path} cannot be read as a tensor: {reason}") from None
-            if not isinstance(vectors, torch.Tensor) or vectors.shape != embedding.shape:
-                found = list(vectors.shape) if isinstance(vectors, torch.Tensor) else type(vectors).__name__
-                raise UserError(f"-pre_word_vecs_{side} {path} is {found}, not a tensor {list(embedding.shape)}")
-            with torch.no_grad():
-                embedding.copy_(vectors)
-        embedding.requires_grad_(not fixed)
+    for side, path, embedding in sides:
+        if path is None:
+            continue
+        try:
+            vectors = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch has many ways to fail, and much to say
+            reason = error.strerror if isinstance(error, OSError) else "it is not one that torch.save wrote"
+            raise UserError(f"-pre_word_vecs_{side} {path} cannot be read as a tensor: {reason}") from None
+        if not isinstance(vectors, torch.Tensor) or vectors.shape != embedding.shape:
+            found = list(vectors.shape) if isinstance(vectors, torch.Tensor) else type(vectors).__name__
+            raise UserError(f"-pre_word_vecs_{side} {path} is {found}, not a tensor {list(embedding.shape)}")
+        with torch.no_grad():
+            embedding.copy_(vectors)
 
 
 def load_model(path: Path) -> tuple[TranslationModel, Vocabularies, TranslationOptions, dict[str, Any]]:

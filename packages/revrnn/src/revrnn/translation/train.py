@@ -75,7 +75,7 @@ def main(options: TranslationOptions) -> None:
     model = build_model(options, data.vocabularies)
     if resumed is None:
         _begin_with(options, model, data.vocabularies)
-    load_vectors(options, model)
+        load_vectors(options, model)
     model.to(place)
     if options.dry_run:
         print(describe(options, model), end="")
