@@ -91,6 +91,15 @@ def test_bad_files(spoil: tuple[str, str], expected: str, words: list[str], tmp_
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_test_text_without_a_pair(words: list[str], tmp_path: Path, refusal: Refusal) -> None:
+    """It is told at once, not after the training."""
+    for name, line in (("test.s", "\n"), ("test.t", "u\n")):
+        (tmp_path / name).write_text(line)
+    more = ["-test_src", str(tmp_path / "test.s"), "-test_tgt", str(tmp_path / "test.t")]
+    assert "test.t have no pair without an empty line" in refusal(main, [*words, *more])
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_bad_bytes_and_options(words: list[str], tmp_path: Path, refusal: Refusal) -> None:
     assert "-test_src and -test_tgt go together" in refusal(main, [*words, "-test_src", "x"])
     assert "-data_type img belongs to another system" in refusal(main, [*words, "-data_type", "img"])

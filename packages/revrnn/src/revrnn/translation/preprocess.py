@@ -78,13 +78,11 @@ def preprocess(options: PreprocessOptions) -> TranslationData:
     """What the command does; returns what it has written. Raises UserError for files that do not fit."""
     options.check()
     train = _split(options, options.train_source, options.train_target)
-    held_out = {"valid": _split(options, options.valid_source, options.valid_target)}
+    held_out = {"valid": _held_out(options, options.valid_source, options.valid_target)}
     if options.test_source is not None and options.test_target is not None:
-        held_out["test"] = _split(options, options.test_source, options.test_target)
+        held_out["test"] = _held_out(options, options.test_source, options.test_target)
     train, note = _kept(options, train)
     valid = [pair for pair in held_out["valid"] if pair[0] and pair[1]]
-    if not valid:
-        raise UserError(f"{options.valid_source} and {options.valid_target} have no pair without an empty line")
     if options.shuffle:
         random.Random(options.seed).shuffle(train)
     vocabularies = _vocabularies(options, train)
@@ -109,6 +107,13 @@ def _split(options: PreprocessOptions, source: Path, target: Path) -> list[tuple
     if options.lower:
         pairs = [(first.lower(), second.lower()) for first, second in pairs]
     return [(first.split(), second.split()) for first, second in pairs]
+
+
+def _held_out(options: PreprocessOptions, source: Path, target: Path) -> list[tuple[Words, Words]]:
+    pairs = _split(options, source, target)
+    if not any(first and second for first, second in pairs):
+        raise UserError(f"{source} and {target} have no pair without an empty line")
+    return pairs
 
 
 def _kept(options: PreprocessOptions, pairs: list[tuple[Words, Words]]) -> tuple[list[tuple[Words, Words]], str]:
