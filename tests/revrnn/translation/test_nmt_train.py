@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from revrnn.translation.building import load_model
+from revrnn.translation.building import build_model, load_model
 from revrnn.translation.encoded import load
 from revrnn.translation.train import main, validate
 from rnncore import checkpoint
@@ -132,6 +132,13 @@ def test_given_embeddings(train: Train, prefix: Path, tmp_path: Path, refused: C
     assert "is [" in refused("-pre_word_vecs_dec", str(tmp_path / "vectors.pt"))
     (tmp_path / "text").write_text("no tensor")
     assert "cannot be read as a tensor" in refused("-pre_word_vecs_enc", str(tmp_path / "text"))
+
+
+@pytest.mark.parametrize("side", ["enc", "dec"])
+def test_a_shared_embedding_is_frozen_by_either_flag(side: str) -> None:
+    options, words = main.resolve(["-share_embeddings", "-word_vec_size", "4", f"-fix_word_vecs_{side}"]), list("abcde")
+    model = build_model(options, (words, words))
+    assert not model.source_embedding.requires_grad
 
 
 def test_dry_run(arguments: list[str], reversible: Reversible, capsys: pytest.CaptureFixture[str]) -> None:
