@@ -12,6 +12,7 @@ import pytest
 from revrnn.translation import data_command, raw_corpora
 from revrnn.translation.encoded import load
 from revrnn.translation.number_corpus import COUNTS, english, german
+from revrnn.translation.parallel_text import read_lines
 from revrnn.translation.raw_corpora import without_tags
 from revrnn.translation.tokenization import tokenized
 from rnncore.errors import UserError
@@ -154,7 +155,7 @@ def test_what_is_not_there(tmp_path: Path, refusal: Refusal, monkeypatch: pytest
     assert "train of multi30k has 2 English sentences and 1 German ones" in line
 
 
-@pytest.mark.parametrize("how", ["no json", "another version", "cut off", "no arrays"])
+@pytest.mark.parametrize("how", ["no json", "another version", "cut off", "empty", "no arrays"])
 def test_damaged_data_are_refused(how: str, prefix: Path, tmp_path: Path) -> None:
     for file in prefix.parent.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -163,9 +164,18 @@ def test_damaged_data_are_refused(how: str, prefix: Path, tmp_path: Path) -> Non
         names.write_text("{")
     elif how == "another version":
         names.write_text(json.dumps({**json.loads(names.read_text()), "format": 9}))
-    elif how == "cut off":
-        arrays.write_bytes(arrays.read_bytes()[:500])
+    elif how in ("cut off", "empty"):
+        arrays.write_bytes(arrays.read_bytes()[: 500 if how == "cut off" else 0])
     else:
         arrays.unlink()
-    with pytest.raises(UserError, match="another version" if how == "another version" else "damaged|there is no"):
+    expected = {"another version": r"\(another version made them\); run", "no arrays": "there is no"}
+    with pytest.raises(UserError, match=expected.get(how, r"numbers cannot be used \(.+\); run")):
         load(tmp_path / "numbers")
+
+
+def test_a_damaged_text_is_refused(tmp_path: Path) -> None:
+    whole = gzip.compress(b"a line\n" * 99)
+    for damaged in (whole[:20], whole[:12] + b"\xff" * 9 + whole[21:], whole[:-8] + bytes(8)):
+        (tmp_path / "text.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cannot read .*text\.gz: "):
+            read_lines(tmp_path / "text.gz")

@@ -106,7 +106,7 @@ def load(prefix: Path) -> TranslationData:
     try:
         content = json.loads(_file(prefix, ".json").read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
-            raise UserError(f"{prefix} was made by another version; run revrnn-nmt-preprocess again")
+            raise ValueError("another version made them")
         pairs = {split: _read(_file(prefix, f".{split}.npz")) for split in ("train", "valid")}
         texts = {split: Texts(each["source"], each["target"]) for split, each in content["texts"].items()}
         vocabularies = content["source"], content["target"]
@@ -115,8 +115,8 @@ def load(prefix: Path) -> TranslationData:
             f"there is no {error.filename}: -data takes what -save_data of revrnn-nmt-preprocess was, or what "
             "revrnn-nmt-data printed"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"the data of {prefix} are damaged ({error}); run revrnn-nmt-preprocess again") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"the data of {prefix} cannot be used ({error}); run revrnn-nmt-preprocess again") from None
     return TranslationData(vocabularies, pairs, texts, bool(content["lower"]))
 
 

@@ -1,6 +1,7 @@
 """Reading text files of sentences, one a line, and pairs of them."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 from rnncore.errors import UserError
@@ -13,7 +14,7 @@ def read_lines(path: Path) -> list[str]:
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
         text = content.decode("utf-8")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"cannot read {path}: {reason}") from None
     except UnicodeDecodeError as error:
