@@ -156,6 +156,11 @@ def test_where_a_run_goes(arguments: list[str]) -> None:
     assert (Path("kept") / "mine" / "last.pt").exists()
 
 
+def test_translations_that_cannot_be_written(refused: Callable[..., str]) -> None:
+    Path("full/valid.translated.txt").mkdir(parents=True)
+    assert "cannot write full/valid.translated.txt" in refused("-epochs", "1", "--run_dir", "full")
+
+
 def test_a_run_cut_short_is_not_translated(train: Train, rows_of: Rows) -> None:
     """Its sentences would not end; a line says how to translate all the same."""
     run = train("--max_steps", "3")

@@ -133,6 +133,9 @@ def test_odd_input(plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["-data_type", "img"], "only text is translated"),
         (["-report_rouge"], "-report_bleu scores translations"),
         (["--attention_picture", "x.png", "--attention_line", "99"], "--attention_line 99 is beyond the 17 lines"),
+        (["-output", "."], "cannot write -output .: it is a folder"),
+        (["-dump_beam", "none/x"], "cannot write -dump_beam none/x: there is no folder none"),
+        (["--attention_picture", "none/x.png"], "cannot write --attention_picture none/x.png: there is no folder none"),
     ],
 )
 def test_refusals(
@@ -141,7 +144,7 @@ def test_refusals(
     (tmp_path / "empty").write_text("")
     given = ["-model", str(plain_run), "-src", str(numbers / "test.en"), "-output", str(tmp_path / "out")]
     filled = [word.format(numbers=numbers, empty=tmp_path / "empty") for word in words]
-    for name in ("-model", "-src"):
+    for name in ("-model", "-src", "-output"):
         if name in filled:
             del given[given.index(name) : given.index(name) + 2]
     assert expected in refusal(main, [*given, *filled])

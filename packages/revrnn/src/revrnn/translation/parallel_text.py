@@ -4,6 +4,7 @@ import gzip
 import zlib
 from pathlib import Path
 
+from rnncore.atomic_file import cannot_write
 from rnncore.errors import UserError
 
 
@@ -37,5 +38,8 @@ def read_pairs(source: Path, target: Path) -> list[tuple[str, str]]:
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
-    """Writes a text file. Raises OSError."""
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="\n")
+    """Writes a text file. Raises UserError where the disk refuses."""
+    try:
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error

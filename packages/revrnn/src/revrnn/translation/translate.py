@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from rnncore import device
-from rnncore.atomic_file import cannot_write
+from rnncore.atomic_file import cannot_write, require_folder_for
 from rnncore.errors import UserError
 from rnncore.flags import REQUIRED, command, flag
 from rnncore.run_options import device_problem
@@ -99,6 +99,7 @@ def main(options: TranslateOptions) -> None:
     options.check()
     device.set_threads(options.threads)
     place = device.choose(f"cuda:{options.gpu}" if options.gpu >= 0 and options.device == "auto" else options.device)
+    _make_room(options)
     model, vocabularies, _, saved = load_model(options.model)
     model.to(place)
     source, target = _texts(options, bool(saved["lower"]))
@@ -127,6 +128,19 @@ def main(options: TranslateOptions) -> None:
         _draw(options, source, found)
 
 
+def _make_room(options: TranslateOptions) -> None:
+    """Sees, before the work, that the files which are asked for have a folder to go to."""
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(options.output, error) from error
+    require_folder_for(options.output, "-output")
+    if options.dump_beam:
+        require_folder_for(Path(options.dump_beam), "-dump_beam")
+    if options.picture is not None:
+        require_folder_for(options.picture, "--attention_picture")
+
+
 def _texts(options: TranslateOptions, lower: bool) -> tuple[list[str], list[str] | None]:
     """The text and, if given, its reference, in the case that the model knows."""
     source = read_lines(options.source)
@@ -142,14 +156,9 @@ def _texts(options: TranslateOptions, lower: bool) -> tuple[list[str], list[str]
 
 def _save(options: TranslateOptions, found: list[Translation]) -> None:
     lines = [" ".join(words) for each in found for words in each.words[: options.n_best]]
-    try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_lines(options.output, lines)
-        if options.dump_beam:
-            beams = [each.beams or {} for each in found]
-            Path(options.dump_beam).write_text(json.dumps(beams), encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(options.output, error) from error
+    write_lines(options.output, lines)
+    if options.dump_beam:
+        write_lines(Path(options.dump_beam), [json.dumps([each.beams or {} for each in found])])
     print(f"{len(lines):,} translations in {options.output}")
 
 
