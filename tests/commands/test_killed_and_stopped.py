@@ -177,6 +177,15 @@ def test_a_run_in_pieces_is_the_whole_run(
     assert rows_of(run) == case.rows
 
 
+def test_the_model_of_the_last_step_asked_for_is_tested(command: Any, rows_of: Rows) -> None:
+    """Inside the first epoch nothing is known of a best model."""
+    whole, run = command.run("--max_steps", "4"), command.run("--max_steps", "2")
+    command.resume(run, "--max_steps", "4")
+    assert rows_of(run) == rows_of(whole)
+    models = [checkpoint.load(path / "best.pt")["model"] for path in (run, whole)]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

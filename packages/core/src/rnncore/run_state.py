@@ -1,5 +1,6 @@
 """The checkpoints of a run: ``last.pt``, from which it goes on to the bit, and ``best.pt``, a model by itself."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -136,9 +137,9 @@ def keep_best(training: UnderWay, loss: float, copy: Path | None = None, *, regu
     """After a validation, `save_best` if the model is the best so far; whether it is.
 
     Of a validation that is not ``regular``, which only ``--max_steps`` brought about, a run that goes on knows nothing:
-    its model takes no other's place.
+    its model takes the place of no other but one that was kept in the same way.
     """
-    better = loss < training.best if regular else not training.run.best.exists()
+    better = loss < training.best if regular else training.best == math.inf
     if better and regular:
         training.best = loss
     if better:
