@@ -134,13 +134,16 @@ def test_bad_runs_are_one_line(tmp_path: Path, rows: list[dict[str, Any]] | None
     assert result.output.count("\n") == 1
 
 
-def test_pictures_that_cannot_be_written(tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     run = whole_run(tmp_path / "run")
     for name in ("report.txt", "report"):
         with pytest.raises(UserError, match=r"cannot draw to .*: give a name that ends in \.png, \.pdf or \.svg"):
             plot([run], tmp_path / name)
     with pytest.raises(UserError, match=r"cannot write .*: No such file or directory"):
         plot([run], tmp_path / "nowhere" / "report.png")
+    with pytest.raises(UserError, match=r"cannot draw to .*report\.pgf: 'xelatex' not found"):
+        plot([run], tmp_path / "report.pgf")
 
 
 def plain_run(path: Path) -> Path:

@@ -77,6 +77,8 @@ def _draw(summaries: Sequence[RunSummary], output: Path) -> None:
         figure.savefig(output)
     except OSError as error:
         raise cannot_write(output, error) from error
+    except RuntimeError as error:  # some formats need LaTeX
+        raise UserError(f"cannot draw to {output}: {error}") from None
 
 
 def _curves(axes: Axes, run: RunSummary, colour: str, unit: Unit) -> None:
