@@ -1,12 +1,14 @@
 """``revrnn-nmt-translate``: a trained model's translations, their scores, pictures, and bad input."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 import pytest
 import torch
+from revrnn.translation.beam import Penalties
 from revrnn.translation.bleu import bleu
 from revrnn.translation.building import load_model
 from revrnn.translation.encoded import load
@@ -38,17 +40,22 @@ def translate(*words: str) -> list[str]:
     return Path("pred.txt").read_text().splitlines()
 
 
+@pytest.mark.parametrize("penalties", [None, Penalties(0.5, 0.2)])
 @pytest.mark.parametrize("beams", [1, 3])
-def test_batches_translate_as_single_sentences(run: Path, beams: int, prefix: Path) -> None:
+def test_batches_translate_as_single_sentences(
+    run: Path, beams: int, penalties: Penalties | None, prefix: Path
+) -> None:
     model, vocabularies, _, _ = load_model(run)
     translator, texts = Translator(model.double(), vocabularies), load(prefix).texts["test"]
     sentences = [line.split() for line in texts.source]
-    together = translator.translate(sentences, Search(beam_size=beams, n_best=beams), batch_size=7)
+    search = Search(beam_size=beams, n_best=beams, penalties=penalties)
+    together = translator.translate(sentences, search, batch_size=7)
     for sentence, found in zip(sentences, together, strict=True):
-        (alone,) = translator.translate([sentence], Search(beam_size=beams, n_best=beams))
+        (alone,) = translator.translate([sentence], search)
         assert alone.words == found.words
         scores = [each.score for each in alone.hypotheses]
         assert scores == pytest.approx([each.score for each in found.hypotheses])
+        assert min(scores) > -math.inf
 
 
 def test_scores_are_the_models(run: Path, prefix: Path) -> None:

@@ -60,6 +60,7 @@ class BeamSearch:
         n_best: int = 1,
         min_length: int = 0,
         penalties: Penalties | None = None,
+        padding: Tensor | None = None,
     ) -> None:
         """Begins.
 
@@ -70,6 +71,7 @@ class BeamSearch:
             n_best: How many hypotheses of a sentence are wanted, at most K.
             min_length: No sentence ends while BEGIN and its words are fewer.
             penalties: None ranks by probability.
+            padding: bool ``[N, S]``, true past a sentence's end, where no attention is missed; None if all are as long.
         """
         self.beams, self.n_best, self.min_length, self.penalties = beams, n_best, min_length, penalties
         self.searched = list(range(sentences))
@@ -77,6 +79,7 @@ class BeamSearch:
         self.words[:, 0] = BEGIN
         self.scores = torch.zeros(sentences, beams, device=device)
         self.coverage: Tensor | None = None
+        self.padding = padding
         self.steps: list[_Step] = []
         self.finished: list[list[tuple[float, int, int]]] = [[] for _ in range(sentences)]
         self.last_step = [0] * sentences
@@ -103,7 +106,10 @@ class BeamSearch:
         rows = torch.arange(len(parents), device=parents.device)[:, None]
         if attention is not None:
             attention = attention[rows, parents]
-            self.coverage = attention if self.coverage is None else self.coverage[rows, parents] + attention
+            if self.coverage is not None:
+                self.coverage = self.coverage[rows, parents] + attention
+            else:
+                self.coverage = attention if self.padding is None else attention + self.padding[:, None]
         self._note(parents, attention)
         origin, going = rows * self.beams + parents, self._finish()
         if len(going) == len(self.searched):

@@ -90,6 +90,7 @@ class Translator:
             n_best=search.n_best,
             min_length=search.min_length,
             penalties=search.penalties,
+            padding=None if memory is None else memory.padding,
         )
         while run.searched and len(run.steps) < search.max_length:
             features, attention, state = self.model.decode(run.words.view(1, -1), state, memory)
