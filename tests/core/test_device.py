@@ -65,8 +65,9 @@ def test_threads() -> None:
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
-    with pytest.raises(UserError, match="--threads must be at least 1, not 0"):
-        device.set_threads(0)
+    for number in (0, 10**8):
+        with pytest.raises(UserError, match=f"--threads must be at least 1 and at most 4,096, not {number}"):
+            device.set_threads(number)
 
 
 def draw() -> list[float]:

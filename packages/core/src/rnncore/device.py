@@ -16,6 +16,10 @@ import torch
 from rnncore.errors import UserError
 
 
+#: With far more the system refuses some, and the process dies.
+MOST_THREADS = 4096
+
+
 def choose(device: str, *, cuda: bool | None = None) -> torch.device:
     """The device that ``--device`` and ``--cuda`` ask for.
 
@@ -47,11 +51,11 @@ def choose(device: str, *, cuda: bool | None = None) -> torch.device:
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use so many CPU threads; None leaves its choice. Raises UserError below 1."""
+    """Let torch use so many CPU threads; None leaves its choice. Raises UserError below 1, and above `MOST_THREADS`."""
     if threads is None:
         return
-    if threads < 1:
-        raise UserError(f"--threads must be at least 1, not {threads}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"--threads must be at least 1 and at most {MOST_THREADS:,}, not {threads}")
     torch.set_num_threads(threads)
 
 
