@@ -174,6 +174,11 @@ def runs_by_hand(folder: Path) -> dict[str, list[Path]]:
     return {"lstm": lstm, "gru": [write(folder / "b", {10: 0.3}, {"loss": 0.25, "accuracy": 0.125, "baseline": 0.2})]}
 
 
+def test_runs_that_end_before_a_line_of_the_log() -> None:
+    text = (grid("short", "--log_interval", "100", seeds=1) / "comparison.md").read_text()
+    assert [line.rpartition(" | ")[2] for line in text.splitlines()[2:4]] == ["- |", "- |"]
+
+
 def test_steps_to_solve_and_the_table(tmp_path: Path) -> None:
     runs = runs_by_hand(tmp_path)
     rows = {gate: [compare.read_metrics(path / "metrics.jsonl") for path in paths] for gate, paths in runs.items()}

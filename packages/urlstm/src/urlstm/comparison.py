@@ -135,9 +135,10 @@ def table(runs: Mapping[str, Sequence[Path]], stopped: Mapping[str, str]) -> str
         }
         counts = {gate: f"{len(solved[gate])} of {len(each)}" for gate, each in rows.items()}
         columns = {"solved": counts, "steps to solve": {gate: _spread(solved[gate]) for gate in rows}, **columns}
+    steps = {gate: [[row for row in run if row["event"] == "step"] for run in each] for gate, each in rows.items()}
     columns["ms per step"] = {
-        gate: _spread([statistics.median(row["ms"] for row in run if row["event"] == "step") for run in each])
-        for gate, each in rows.items()
+        gate: _spread([statistics.median(row["ms"] for row in run) for run in each if run])
+        for gate, each in steps.items()
     }
     lines = [f"| gate | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     lines += [
