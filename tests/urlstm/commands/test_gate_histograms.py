@@ -64,18 +64,27 @@ def test_the_picture_has_a_row_for_each_run(launch: Launch, sandbox: Path) -> No
     assert two.shape[0] > 1.5 * one.shape[0]
 
 
-def test_a_comparison_gives_one_run_of_each_gate(sandbox: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_gives_one_run_of_each_gate(
+    sandbox: Path, copy_files: Callable[[Path, Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     from urlstm.compare import main as compare
 
     words = (
         "adding --gates ur-lstm,lstm --seeds 2 --run_dir both --seq_length 9 --hidden_size 4 --n_steps 3 --threads 1"
     )
-    compare([*words.split(), "--device", "cpu", "--log_interval", "1"], standalone_mode=False)
+    compare([*words.split(), "--device", "cpu"], standalone_mode=False)
+    copy_files(Path("both/lstm_seed22"), Path("both/lstm_seed22_before"))  # somebody's own
     main(["both", "--output", "gates.svg"], standalone_mode=False)
     text = Path("gates.svg").read_text()
     assert text.count("seed 22 -->") == 2
     assert text.index("<!-- lstm, seed 22") < text.index("<!-- ur-lstm, seed 22")
     assert text.count("<!-- keep -->") == 1
+
+
+def test_a_text_that_has_changed(launch: Launch, data: Path, refused: Refused) -> None:
+    run = launch("language", "--max_steps", "1", f"--data {data}")
+    (data / "train.txt").write_text("other words " * 50)
+    assert f"{data} has changed: its vocabulary is another than that of {run / 'best.pt'}" in refused(main, str(run))
 
 
 def test_pictures_that_cannot_be_drawn(launch: Launch, refused: Refused) -> None:

@@ -153,8 +153,9 @@ def _run_directories(path: Path) -> list[Path]:
         return [path]
     found = []
     for gate in GATES:
-        seeds = [folder for folder in path.glob(f"{gate}_seed*") if (folder / "last.pt").is_file()]
-        found += sorted(seeds, key=lambda folder: int(folder.name.rpartition("seed")[2]))[:1]
+        begun = [file.parent for file in path.glob(f"{gate}_seed*/last.pt")]
+        seeds = {int(seed): run for run in begun if (seed := run.name.rpartition("seed")[2]).isdecimal()}
+        found += [seeds[seed] for seed in sorted(seeds)[:1]]
     if not found:
         raise UserError(f"{path} is a comparison without a run so far")
     return found
@@ -196,6 +197,8 @@ def _images(saved: dict[str, Any], source: str) -> _Prepared:
 def _language(saved: dict[str, Any], source: str) -> _Prepared:
     options = from_dict(LanguageOptions, saved["config"], source=source)
     corpus = Corpus.load(locate(options.data), level=options.level)
+    if list(corpus.vocabulary.tokens) != saved["vocabulary"]:
+        raise UserError(f"{options.data} has changed: its vocabulary is another than that of {source}")
     device.seed_everything(options.seed)
     model = train_language.build_model(options, len(corpus.vocabulary))
     ids = corpus.columns("test", SEQUENCES)[: options.seq_length]
