@@ -1,7 +1,8 @@
 """A run that was killed or stopped goes on as if nothing had happened, to the bit."""
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from rnncore import checkpoint
 from rnncore.evaluation import evaluate
+from rnncore.run_log import RunLog
 
 Rows = Callable[..., list[dict[str, Any]]]
 Same = Callable[[Path, Path], None]
@@ -219,6 +221,26 @@ def test_killed_between_the_last_step_of_an_epoch_and_its_validation(
     command.resume(run)
     assert rows_of(run) == rows_of(whole)
     assert_same_state(run, whole)
+
+
+@pytest.mark.parametrize("command", ["rmc-nth-farthest", "urlstm-adding"], indirect=True)
+def test_ctrl_c_between_two_steps_loses_neither(
+    command: Any, interrupt: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when it was just decided not to save the first."""
+    outside, run = RunLog.outside_step, Path(f"between-{command.name}")
+
+    @contextlib.contextmanager
+    def interrupted(log: RunLog) -> Iterator[None]:
+        with outside(log):
+            yield
+        if log.global_step == 2:
+            interrupt()
+
+    monkeypatch.setattr(RunLog, "outside_step", interrupted)
+    with pytest.raises(SystemExit):
+        command.run("--run_dir", str(run))
+    assert checkpoint.load(run / "last.pt")["log"]["global_step"] == 3
 
 
 @pytest.mark.parametrize("case", ["memory", "memory adaptive", "rnn"], indirect=True)

@@ -98,7 +98,8 @@ def _train(training: Training, limit: int, interrupt: Interrupt) -> None:
     options, log = training.options, training.log
     tokens = options.objects * options.batch_size
     log.epoch(1, options.n_steps * tokens, done=log.global_step * tokens)
-    while log.global_step < limit and not interrupt:
+    stop = log.global_step >= limit
+    while not stop:
         inputs, answers = _questions(training, TRAIN, log.global_step, options.batch_size)
         with numbered_step(log, training.model, saved=training.run.last.exists()):
             loss = _step(training, inputs, answers)
@@ -106,7 +107,8 @@ def _train(training: Training, limit: int, interrupt: Interrupt) -> None:
         with log.outside_step():
             if log.global_step % options.valid_interval == 0:
                 _validate(training)
-            if interrupt or log.global_step == limit or log.global_step % options.checkpoint_interval == 0:
+            stop = bool(interrupt) or log.global_step == limit
+            if stop or log.global_step % options.checkpoint_interval == 0:
                 save_last(training)
     if not interrupt and log.global_step % options.valid_interval:
         _validate(training, regular=False)

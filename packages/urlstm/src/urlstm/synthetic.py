@@ -81,14 +81,16 @@ def _train(training: Training, options: Options, interrupt: Interrupt, last: int
 
     log.epoch(1, options.n_steps * tokens, done=log.global_step * tokens)
     training.model.train()
-    while log.global_step < last and not interrupt:
+    stop = log.global_step >= last
+    while not stop:
         with numbered_step(log, training.model, saved=training.run.last.exists()):
             loss = optimizer_step(training, lambda: task.loss(log.global_step))
         log.step(loss, tokens)
         with log.outside_step():
             if log.global_step % options.valid_interval == 0:
                 validated(training, validate())
-            if interrupt or log.global_step == last or log.global_step % options.checkpoint_interval == 0:
+            stop = bool(interrupt) or log.global_step == last
+            if stop or log.global_step % options.checkpoint_interval == 0:
                 save_last(training)
     if not interrupt and log.global_step % options.valid_interval:
         validated(training, validate(), regular=False)
