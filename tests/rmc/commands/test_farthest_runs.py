@@ -42,6 +42,13 @@ def test_picture_of_accuracies(launch: Run) -> None:
     assert (second / "accuracy.png").stat().st_size > (first / "accuracy.png").stat().st_size
 
 
+def test_a_picture_of_another_commands_run(launch: Run, refused: Callable[..., str]) -> None:
+    run = launch("rnn", "--max_steps 1")
+    line = refused("farthest", "--compare_with", str(run), "--run_dir", "not_begun")
+    assert f"--compare_with {run} holds a run of another command" in line
+    assert not Path("not_begun").exists()
+
+
 def test_loss_falls(launch: Run, losses_of: Callable[..., list[float]]) -> None:
     losses = losses_of(launch("farthest", "--n_steps 150 --lr 0.005"), "step")
     assert sum(losses[-5:]) / 5 < sum(losses[:3]) / 3 - 0.2

@@ -10,10 +10,12 @@ from rnncore.metrics_file import read_metrics
 
 
 def runs_named(names: Sequence[str]) -> list[Path]:
-    """The directories of other runs. Raises UserError for one that holds no run."""
+    """The directories of other runs. Raises UserError for one that holds no run of this command."""
     for name in names:
         if not (Path(name) / "metrics.jsonl").is_file():
             raise UserError(f"--compare_with {name} holds no run: there is no metrics.jsonl")
+        if "objects" not in read_config(Path(name) / "config.yaml"):
+            raise UserError(f"--compare_with {name} holds a run of another command, which answers no such questions")
     return [Path(name) for name in names]
 
 
