@@ -20,6 +20,7 @@ Refused = Callable[..., str]
         ("memory", "--memslots 0", "--memslots"),
         ("memory", "--variant tensorflow", "--variant"),
         ("memory", "--name a/b", "--name 'a/b' must be the name of a folder, not a path"),
+        ("memory", "--name ..", "--name '..' must be the name of a folder, not a path"),
         ("memory", "--name a --run_dir b", "--name a and --run_dir b both name the run"),
         ("memory", "--onnx-export nowhere/m.onnx", "--onnx-export"),
         ("memory", "--data nothing-here", "is no directory and no data set"),

@@ -77,7 +77,7 @@ def test_mistakes(
     assert "there is no checkpoint absent.pt" in refusal(generate.main, ["--checkpoint", "absent.pt"])
     assert "--temperature" in refusal(generate.main, ["--temperature", "-1"])
     monkeypatch.chdir(tmp_path)
-    assert "there is no run in runs/rmc-train; name a checkpoint with --checkpoint" in refusal(generate.main, [])
+    assert "there is no run in runs/rmc-train; name a checkpoint\n" in refusal(generate.main, [])
 
 
 def test_attention_of_a_sentence(trained: Callable[..., Path], sandbox: Path) -> None:

@@ -177,7 +177,7 @@ def placed(options: Options, command: str) -> Options:
     if options.name is not None:
         if options.run_dir is not None:
             raise UserError(f"--name {options.name} and --run_dir {options.run_dir} both name the run; leave one out")
-        if not options.name or Path(options.name).name != options.name:
+        if options.name in ("", "..") or Path(options.name).name != options.name:
             raise UserError(f"--name {options.name!r} must be the name of a folder, not a path")
         options = dataclasses.replace(options, run_dir=RUNS / command / options.name)
     resume = options.resume

@@ -55,4 +55,4 @@ def find(path: str | None, kind: str) -> Path:
     try:
         return latest(kind) / "best.pt"
     except UserError:
-        raise UserError(f"there is no run in {RUNS / kind}; name a checkpoint with --checkpoint") from None
+        raise UserError(f"there is no run in {RUNS / kind}; name a checkpoint") from None
