@@ -1,6 +1,7 @@
 """What trained models are used for: text, syntactic distances, exports."""
 
 import itertools
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from selfish.export_command import main as export_main
 from selfish.generate import main as generate_main
 from selfish.onlstm_cell import onlstm_cell
 from selfish.options import MOS, ONLSTM, TRAIN
+from selfish.saved_model import find
 
 Run = Callable[..., Path]
 Words = Callable[[str], list[str]]
@@ -62,6 +64,19 @@ def test_the_newest_run_and_an_export_write_the_same_text(
     (tmp_path / "runs" / command).mkdir(parents=True)
     (tmp_path / "runs" / command / "copy").symlink_to(run, target_is_directory=True)
     assert generate(*words) == text
+
+
+def test_the_newest_run_is_that_which_trained_last(
+    train: Run, copy_files: Callable[[Path, Path], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = train(TRAIN, "--max_steps", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / ONLSTM / "not_begun").mkdir(parents=True)
+    older, newer = (copy_files(run, tmp_path / "runs" / command / "one") for command in (TRAIN, MOS))
+    for file in older.iterdir():
+        os.utime(file, (1, 1))
+    (older / "best.sparse.pt").touch()  # an export is no training
+    assert find(None, flag="--checkpoint").resolve() == newer / "best.pt"
 
 
 def test_no_run_to_write_text_with(refusal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

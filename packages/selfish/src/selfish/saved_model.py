@@ -1,5 +1,6 @@
 """A trained model from its file: a checkpoint, an export, or a state dict that the original code saved."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,11 +71,11 @@ def find(path: Path | None, *, flag: str) -> Path:
         return path
     found: list[Path] = []
     for command in COMMANDS:
-        if (RUNS / command).is_dir():
-            found.append(latest(command) / "best.pt")
+        with contextlib.suppress(UserError):  # another command's will do
+            found.append(latest(command))
     if not found:
         raise UserError(f"there is no run of {', '.join(COMMANDS)} in {RUNS}; name a checkpoint with {flag}")
-    return max(found, key=lambda file: file.parent.stat().st_mtime_ns)
+    return max(found, key=lambda run: max(file.stat().st_mtime_ns for file in run.glob("last*.pt"))) / "best.pt"
 
 
 def load_corpus(options: LanguageOptions, vocabulary: Vocabulary | None = None) -> Corpus:
