@@ -56,6 +56,21 @@ def test_only_non_zeros_are_stored(tmp_path: Path) -> None:
     assert saved["weights"]["weight"]["values"].numel() == living
 
 
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    state = model_state()
+    alone = export(state, tmp_path / "alone.pt", repeats=1)
+    tied = state | {"decoder": state["weight_ih_l0"], "other": state["bias_ih_l0"]}
+    report = export(tied, tmp_path / "tied.pt", repeats=1)
+    assert report.dense_bytes == alone.dense_bytes
+    assert report.file_bytes < alone.file_bytes + 500
+    assert [choice.name for choice in report.choices] == [choice.name for choice in alone.choices]
+    loaded = load(tmp_path / "tied.pt")
+    assert loaded.keys() == tied.keys()
+    assert all(torch.equal(value, loaded[name]) for name, value in tied.items())
+    products = load_for_products(tmp_path / "tied.pt")
+    assert products["decoder"].layout == products["weight_ih_l0"].layout
+
+
 @pytest.mark.parametrize("form", ["csr", "blocks", "dense"])
 @pytest.mark.parametrize("shape", [(5, 40), (2, 3, 40)])
 def test_products_of_every_form(form: str, shape: tuple[int, ...]) -> None:

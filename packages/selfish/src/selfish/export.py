@@ -103,8 +103,9 @@ def export(
     """
     stored: dict[str, Stored] = {}
     choices: list[Choice] = []
-    for name, weight in state.items():
-        value = weight.detach().cpu()
+    shared = _first_of_shared(state)
+    for name in dict.fromkeys(shared.values()):
+        value = state[name].detach().cpu()
         density = count(value) / max(value.numel(), 1)
         if value.ndim != 2 or not value.is_floating_point() or density == 1:
             stored[name] = {"form": "dense", "values": value}
@@ -121,14 +122,25 @@ def export(
                 milliseconds=times,
             )
         )
-    forms = {choice.name: choice.fastest for choice in choices}
-    content = {"kind": KIND, "weights": stored, "compute": forms, "export_config": dict(config or {})}
+    fastest = {choice.name: choice.fastest for choice in choices}
+    forms = {name: fastest[first] for name, first in shared.items() if first in fastest}
+    weights = {name: stored[first] for name, first in shared.items()}
+    content = {"kind": KIND, "weights": weights, "compute": forms, "export_config": dict(config or {})}
     checkpoint.save(path, content, keep_previous=False)
     return Report(
         choices=tuple(choices),
-        dense_bytes=sum(_bytes(value) for value in state.values()),
+        dense_bytes=sum(_bytes(state[name]) for name in stored),
         file_bytes=path.stat().st_size,
     )
+
+
+def _first_of_shared(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of each name the first whose tensor is the same memory, as an embedding's and that of a decoder tied to it."""
+    first: dict[object, str] = {}
+    return {
+        name: first.setdefault((value.data_ptr(), value.dtype, value.shape, value.stride()), name)
+        for name, value in state.items()
+    }
 
 
 def load(path: Path) -> dict[str, Tensor]:
