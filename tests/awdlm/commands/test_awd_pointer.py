@@ -114,7 +114,7 @@ def test_figures_are_printed(file: Path, figures: Callable[..., Figures], capsys
     found = figures("--save", file, *CACHE, "--window", 30)
     config = checkpoint.load(file)["config"]
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == f"{config['model']} in {file}, cache of 30 states"
+    assert first == f"{config['model']} in {file} on {config['data']}, cache of 30 states"
     for line, (split, losses) in zip(lines, found.items(), strict=True):
         unit, *numbers = re.findall(rf"{split}: (ppl|bpc) ([\d.]+) without .* ([\d.]+) with it \| [\d.]+ ms", line)[0]
         as_shown = (lambda loss: loss / math.log(2)) if config["level"] == "character" else math.exp
@@ -167,7 +167,7 @@ def test_other_data_of_the_same_vocabulary(lstm: Path, data: Path, figures: Call
         (["--model", "RNN"], "--model must be one of LSTM, GRU, QRNN"),
         (["--save", "nowhere.pt"], "there is no checkpoint nowhere.pt"),
         (["--data", "nowhere"], "'nowhere' is no directory and no data set"),
-        (["--output", "nowhere/figures.json"], "cannot write nowhere/figures.json"),
+        (["--output", "nowhere/figures.json"], "cannot write --output nowhere/figures.json: there is no folder"),
         (["--lambdasm", "1.5"], "--lambdasm must be at least 0 and at most 1"),
         (["--theta", "-1"], "--theta must be at least 0"),
         (["--window", "0"], "--window must be at least 1"),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from rnncore import device
-from rnncore.atomic_file import cannot_write
+from rnncore.atomic_file import cannot_write, require_folder_for
 from rnncore.datasets import loss_unit
 from rnncore.flags import command, flag
 from rnncore.progress_bar import ProgressBar
@@ -64,13 +64,15 @@ def main(options: PointerOptions) -> None:
     The cache holds the model's last --window states, and what followed them. It proposes what followed states like the
     present one. Nothing is trained. As in the original it is used only once it is full, unless --partial is given.
     """
+    if options.output is not None:
+        require_folder_for(options.output, "--output")
     place = device.choose(options.device, cuda=options.cuda)
     device.set_threads(options.threads)
     file = find(options.save, SAVE, flag="--save")
     saved = load(file, place, expected=options.model if options.model != MODEL else None)
     data = saved.options.data if options.data == DATA else options.data
     corpus = load_corpus(dataclasses.replace(saved.options, data=data), saved.vocabulary)
-    print(f"{saved.options.model} in {saved.path}, cache of {options.window} states", flush=True)
+    print(f"{saved.options.model} in {saved.path} on {data}, cache of {options.window} states", flush=True)
     results = {}
     for split in ("valid", "test"):
         text = corpus.columns(split, 1, place)
