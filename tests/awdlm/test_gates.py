@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from awdlm import triton_kernels
 from awdlm.forget_mult import forget_mult_loop
 from awdlm.gates import compose_gates, qrnn_gates
 from awdlm.kernels import compute_dtype
@@ -96,7 +97,8 @@ def test_a_bias_of_narrow_gates_is_not_rounded(backend: SimpleNamespace, dtype: 
     (grad,) = torch.autograd.grad(output.float().sum(), bias)
     (expected,) = torch.autograd.grad(exact.sum(), bias)
     assert grad.dtype == torch.float32
-    torch.testing.assert_close(grad, expected, rtol=1e-2 if "cuda" in grad.device.type else 1e-5, atol=1e-4)
+    rounded_first = backend.operators is triton_kernels
+    torch.testing.assert_close(grad, expected, rtol=1e-2 if rounded_first else 1e-5, atol=1e-4)
 
 
 def test_the_equations_by_hand() -> None:
