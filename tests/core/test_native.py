@@ -23,6 +23,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C++ co
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNNCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RNNCORE_NATIVE", raising=False)
+    monkeypatch.setattr(native, "_SHARED", tmp_path / "shared")  # where the core has no sources
 
 
 @pytest.fixture
@@ -37,11 +38,18 @@ def compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return log
 
 
-def source_file(folder: Path, text: str = SOURCE) -> Path:
+def source_file(folder: Path, text: str = SOURCE, name: str = "kernels.cpp") -> Path:
     folder.mkdir(exist_ok=True)
-    path = folder / "kernels.cpp"
+    path = folder / name
     path.write_text(text)
     return path
+
+
+def code_to_load(source: Path) -> str:
+    """For a process of its own, in which the core has no sources either."""
+    shared = source.parent / "shared"
+    lines = ["from pathlib import Path", "from rnncore import native", f"native._SHARED = Path({str(shared)!r})"]
+    return "\n".join([*lines, f"assert native.load(Path({str(source)!r}))"])
 
 
 def built(tmp_path: Path) -> list[Path]:
@@ -77,6 +85,28 @@ def test_the_same_content_is_compiled_once(tmp_path: Path, compilations: Path) -
     assert native.load(second)
     assert compilations.read_text() == "run\n"
     assert len(built(tmp_path)) == 1
+
+
+@needs_compiler
+def test_what_will_be_wanted_is_compiled_with_it(
+    tmp_path: Path, compilations: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The core's sources and those beside it; one that fails is told when it is wanted itself."""
+    caplog.set_level(logging.INFO, logger="rnncore")
+    first, other = source_file(tmp_path / "a"), source_file(tmp_path / "a", SOURCE + "// other\n", "more.cpp")
+    core = source_file(tmp_path / "shared", SOURCE + "// core\n", "core.cpp")
+    broken = source_file(tmp_path / "shared", "int broken( {\n", "worse.cpp")
+    assert native.load(first)
+    assert len(built(tmp_path)) == 3
+    assert compilations.read_text() == "run\n" * 4
+    assert [record.getMessage() for record in caplog.records] == [
+        "compiling kernels.cpp, more.cpp, core.cpp, worse.cpp; this happens once"
+    ]
+    assert native.load(other)
+    assert native.load(core)
+    assert compilations.read_text() == "run\n" * 4
+    assert not native.load(broken)
+    assert len(warnings(caplog)) == 1
 
 
 @needs_compiler
@@ -165,8 +195,7 @@ def test_a_damaged_library_is_built_again(tmp_path: Path, monkeypatch: pytest.Mo
     damaged = tmp_path / "other" / "native" / library.name
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"not a library")
-    code = f"from pathlib import Path; from rnncore import native; assert native.load(Path({str(source)!r}))"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", code_to_load(source)], check=True, timeout=120)
     assert damaged.read_bytes()[:4] == library.read_bytes()[:4]
 
 
@@ -193,8 +222,8 @@ def test_two_processes_build_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CXX", str(script))
     source = source_file(tmp_path / "a")
-    code = f"from pathlib import Path; from rnncore import native; assert native.load(Path({str(source)!r}))"
-    processes = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(2)]
+    command = [sys.executable, "-W", "error", "-c", code_to_load(source)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert len(list(marks.iterdir())) == 2
     (library,) = built(tmp_path)

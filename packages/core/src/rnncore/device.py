@@ -15,7 +15,6 @@ import torch
 
 from rnncore.errors import UserError
 
-
 #: With far more the system refuses some, and the process dies.
 MOST_THREADS = 4096
 
@@ -132,12 +131,17 @@ def let_weights_lie_apart() -> None:
     warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
 
 
+def usable_cores() -> int:
+    """How many processor cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 def describe_machine() -> dict[str, str | int]:
     """What a measurement depends on: CPU, cores this process may use, torch's threads, versions, GPU (when there)."""
-    affinity = getattr(os, "sched_getaffinity", None)
     machine: dict[str, str | int] = {
         "cpu": _cpu_model(),
-        "cores": len(affinity(0)) if affinity is not None else os.cpu_count() or 1,
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

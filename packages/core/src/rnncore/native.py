@@ -1,8 +1,8 @@
 """Builds, caches and loads small C++ operators; every one of them has an eager path beside it.
 
 A source file registers its operators with ``STABLE_TORCH_LIBRARY``. It is compiled once per source, torch version and
-processor, with the system's compiler, and kept in the cache folder. Without a compiler, or with ``RNNCORE_NATIVE=0``
-in the environment, callers use their eager path.
+processor, with the system's compiler, and kept in the cache folder; those that will be wanted with it are compiled at
+the same time. Without a compiler, or with ``RNNCORE_NATIVE=0`` in the environment, callers use their eager path.
 """
 
 import functools
@@ -14,15 +14,17 @@ import shlex
 import subprocess
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from rnncore.cache_folders import cache_root
+from rnncore.device import usable_cores
 
 logger = logging.getLogger("rnncore")
 
-#: Headers for the sources of all packages.
+#: The core's own sources, and headers for those of all packages.
 _SHARED = Path(__file__).with_name("kernels")
 
 # Contraction to fused multiply-adds would make a native step differ from its eager oracle in the last bit.
@@ -33,7 +35,7 @@ _FLAGS = (
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fopenmp",
+    "-fopenmp-simd",
     "-fPIC",
     "-shared",
     "-w",
@@ -44,8 +46,9 @@ _FLAGS = (
 def load(source: Path) -> bool:
     """Makes the operators of a C++ source file callable as ``torch.ops.<library>.<operator>``.
 
-    The first call for a source compiles it (five to fifteen seconds) unless an earlier process did. Two processes may
-    build at once: each compiles under a temporary name and renames the result.
+    The first call for a source compiles it (five to fifteen seconds) unless an earlier process did, and at the same
+    time the core's sources and those beside it. Two processes may build at once: each compiles under a temporary name
+    and renames the result.
 
     Args:
         source: The ``.cpp`` file; headers of its own lie beside it, and it may include those of ``kernels/``.
@@ -56,12 +59,11 @@ def load(source: Path) -> bool:
     if os.environ.get("RNNCORE_NATIVE", "1") == "0":
         return False
     try:
-        suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".so"
-        library = cache_root() / "native" / f"{source.stem}-{_key(source)}{suffix}"
+        library = _library(source)
         try:
             torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError:  # not built yet, or damaged
-            _build(source, library)
+            _build_with_others(source)
             torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = str(error).strip().splitlines()
@@ -71,6 +73,12 @@ def load(source: Path) -> bool:
         )
         return False
     return True
+
+
+def _library(source: Path) -> Path:
+    """Where the build of a source is kept."""
+    suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".so"
+    return cache_root() / "native" / f"{source.stem}-{_key(source)}{suffix}"
 
 
 def _key(source: Path) -> str:
@@ -91,10 +99,19 @@ def _flags() -> tuple[str, ...]:
     return ("-mprefer-vector-width=512", *_FLAGS) if x86 else _FLAGS
 
 
-def _build(source: Path, library: Path) -> None:
-    logger.info("compiling %s; this happens once", source.name)
+def _build_with_others(source: Path) -> None:
+    """Builds a source, and what else is not built yet of the core's and of those beside it; raises why it cannot."""
+    others = {*source.parent.glob("*.cpp"), *_SHARED.glob("*.cpp")} - {source}
+    missing = [source, *sorted(other for other in others if not _library(other).exists())]
+    logger.info("compiling %s; this happens once", ", ".join(each.name for each in missing))
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        builds = [pool.submit(_build, each) for each in missing]
+    builds[0].result()  # why another cannot be built is told when it is wanted
+
+
+def _build(source: Path) -> None:
+    library, torch_root = _library(source), Path(torch.__file__).parent
     library.parent.mkdir(parents=True, exist_ok=True)
-    torch_root = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         target = Path(folder) / library.name
         command = [
