@@ -102,6 +102,8 @@ def test_a_test_text_without_a_pair(words: list[str], tmp_path: Path, refusal: R
 
 def test_bad_bytes_and_options(words: list[str], tmp_path: Path, refusal: Refusal) -> None:
     assert "-test_src and -test_tgt go together" in refusal(main, [*words, "-test_src", "x"])
+    assert "-save_data . is a folder: say how the files in it begin" in refusal(main, [*words, "-save_data", "."])
+    assert "leave -tgt_vocab out" in refusal(main, [*words, "-share_vocab", "-tgt_vocab", "x"])
     assert "-data_type img belongs to another system" in refusal(main, [*words, "-data_type", "img"])
     (tmp_path / "train.s").write_bytes(b"a\nb \xff\n")
     assert "train.s: line 2 is not UTF-8 text" in refusal(main, words)

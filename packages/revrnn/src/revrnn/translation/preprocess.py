@@ -60,6 +60,10 @@ class PreprocessOptions:
         refuse_foreign(self)
         if (self.test_source is None) != (self.test_target is None):
             raise UserError("-test_src and -test_tgt go together")
+        if not Path(self.save_data).name:
+            raise UserError(f"-save_data {self.save_data} is a folder: say how the files in it begin, too")
+        if self.share_vocabulary and self.target_vocabulary is not None:
+            raise UserError("-share_vocab takes the words of both languages from -src_vocab; leave -tgt_vocab out")
 
 
 @command(
