@@ -199,6 +199,8 @@ def test_a_run_cut_short_is_not_translated(train: Train, rows_of: Rows) -> None:
         ("-copy_attn", "-copy_attn belongs to another system"),
         ("-input_feed 1", "the decoder is unrolled before it attends"),
         ("-gpuid 0 1", "-gpuid takes one GPU here, not 2"),
+        ("-start_epoch 14", "-start_epoch 14 is past the last epoch, -epochs 13"),
+        ("-start_checkpoint_at 3 -epochs 2", "-start_checkpoint_at 3 is past the last epoch, -epochs 2"),
         ("-data nowhere", "-data takes what -save_data of revrnn-nmt-preprocess was"),
         ("-train_from nowhere.pt", "there is no checkpoint nowhere.pt"),
         ("-wdrop 1", "-wdrop must be at least 0 and below 1"),

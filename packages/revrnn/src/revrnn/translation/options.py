@@ -205,6 +205,9 @@ class TranslationOptions(RunOptions):
             raise UserError("-data is required: what revrnn-nmt-preprocess saved, or what revrnn-nmt-data printed")
         if len(self.gpuid) > 1:
             raise UserError(f"-gpuid takes one GPU here, not {len(self.gpuid)}")
+        for name, first in (("-start_epoch", self.start_epoch), ("-start_checkpoint_at", self.start_checkpoint_at)):
+            if first > self.epochs:
+                raise UserError(f"{name} {first} is past the last epoch, -epochs {self.epochs}")
         self._check_model()
 
     def _check_model(self) -> None:
