@@ -167,7 +167,7 @@ class ReversibleLM(nn.Module):
             loss, grad = self.vocabulary.loss_backward(outputs, targets[slice(*span)], scale, stack.dtype)
             total += loss
             self.vocabulary.embed_backward(chunk, masks.words, masks.inputs, window.backward(grad))
-        self._add_gradients(window, masks)
+        window.add_gradients(self._weights(None), masks.weights)
         return Result((total / ids.numel()).masked_fill(strayed, math.nan), last, bits)
 
     @torch.no_grad()
@@ -196,8 +196,7 @@ class ReversibleLM(nn.Module):
         weights = [layer.weights()[0] for layer in self._layers()]
         if masks is None:
             return weights
-        pairs = zip(weights, masks.weights, strict=True)
-        return [w if mask is None else w._replace(hh=w.hh * mask) for w, mask in pairs]
+        return [layer.dropped(mask) for layer, mask in zip(weights, masks.weights, strict=True)]
 
     def _stack(
         self, masks: Masks | None, *, reversible: bool = False, buffered: bool = False, count_bits: bool = False
@@ -214,13 +213,6 @@ class ReversibleLM(nn.Module):
 
     def _plain_window(self, state: State) -> Window:
         return self._stack(None).window(self._weights(None), [layer.unbind() for layer in state], None)
-
-    def _add_gradients(self, window: Window, masks: Masks) -> None:
-        for layer, run_layer, mask in zip(self._layers(), window.layers, masks.weights, strict=True):
-            grads = run_layer.grads if mask is None else run_layer.grads._replace(hh=run_layer.grads.hh * mask)
-            for parameter, grad in zip(layer.weights()[0], grads, strict=True):
-                if parameter is not None and grad is not None:
-                    parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
 
 
 def _packed(groups: Sequence[Sequence[Tensor]]) -> State:

@@ -41,6 +41,10 @@ class Weights(NamedTuple):
         """``function`` of each that is there."""
         return Weights(function(self.ih), function(self.hh), None if self.bias is None else function(self.bias))
 
+    def dropped(self, mask: Tensor | None) -> "Weights":
+        """With a dropout mask on ``hh``."""
+        return self if mask is None else self._replace(hh=self.hh * mask)
+
 
 class Bits(NamedTuple):
     """Memory for the hidden states of one window: stored plainly, as buffered, and the least that would do, in bits."""
@@ -238,6 +242,13 @@ class Window:
         for layer in reversed(self.layers):
             grad = layer.backward(grad)
         return grad
+
+    def add_gradients(self, parameters: Sequence[Weights], masks: Sequence[Tensor | None]) -> None:
+        """Adds what `backward` has gathered to the gradients of the layers' parameters, on which these masks were."""
+        for weights, layer, mask in zip(parameters, self.layers, masks, strict=True):
+            for parameter, grad in zip(weights, layer.grads.dropped(mask), strict=True):
+                if parameter is not None and grad is not None:
+                    parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
 
     def check(self) -> None:
         """Sees whether all units have stayed in the fixed-point range so far; waits for the device.

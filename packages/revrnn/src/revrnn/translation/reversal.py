@@ -49,8 +49,7 @@ def loss_and_backward(
     total = run.decoder_backward(context, scale)
     by_embedding, by_units = context.backward()
     run.encoder_backward(by_embedding, by_units)
-    model.encoder.add_gradients(run.encoder, run.masks.encoder.weights)  # type: ignore[operator]
-    model.decoder.add_gradients(run.decoder, run.masks.decoder.weights)  # type: ignore[operator]
+    run.add_gradients()
     return Result(total, *run.bits)
 
 
@@ -169,3 +168,11 @@ class _Reversal:
                 by_inputs = by_inputs + by_embedding[rows]
             if model.source_embedding.requires_grad:
                 embed_backward(model.source_embedding, self.batch.source[rows], *self.masks.encoder[:2], by_inputs)
+
+    def add_gradients(self) -> None:
+        """Adds what the recurrent parameters of both got to their gradients."""
+        model, masks = self.model, self.masks
+        both = (model.encoder, self.encoder, masks.encoder), (model.decoder, self.decoder, masks.decoder)
+        for stack, window, own in both:
+            assert isinstance(stack, ReversibleStack)
+            window.add_gradients(stack.layers.weights(), own.weights)

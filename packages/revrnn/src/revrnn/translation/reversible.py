@@ -109,17 +109,8 @@ class ReversibleStack(nn.Module):
         groups = [[part[layer] for part in state] for layer in range(self.num_layers)]
         return stack.window(self._weights(weight_masks), groups, active_steps(steps, lengths), buffers)
 
-    def add_gradients(self, window: Window, weight_masks: Sequence[Tensor | None]) -> None:
-        """Adds to the parameters' gradients what a window has gathered."""
-        for weights, layer, mask in zip(self.layers.weights(), window.layers, weight_masks, strict=True):
-            grads = layer.grads if mask is None else layer.grads._replace(hh=layer.grads.hh * mask)
-            for parameter, grad in zip(weights, grads, strict=True):
-                if parameter is not None and grad is not None:
-                    parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
-
     def _weights(self, masks: Sequence[Tensor | None]) -> list[Weights]:
-        pairs = zip(self.layers.weights(), masks, strict=True)
-        return [weights if mask is None else weights._replace(hh=weights.hh * mask) for weights, mask in pairs]
+        return [layer.dropped(mask) for layer, mask in zip(self.layers.weights(), masks, strict=True)]
 
     def _stack(
         self, device: torch.device, between: Sequence[Tensor | None], *, buffered: bool, count_bits: bool
