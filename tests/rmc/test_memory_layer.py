@@ -177,6 +177,15 @@ def test_native_and_eager_agree_in_float32(small: Small) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_weights_that_are_no_parameters(small: Small) -> None:
+    """As weight drop and torch.func give them."""
+    layer, x = small(), drawn(1, 6, 2, 5)
+    weights = {name: 2 * weight.detach() for name, weight in layer.named_parameters()}
+    found, _ = torch.func.functional_call(layer, weights, (x,))
+    layer.load_state_dict(weights)
+    torch.testing.assert_close(found, layer(x)[0], **tight)
+
+
 def test_attention_is_a_distribution_over_rows(small: Small) -> None:
     layer = small(3, num_blocks=2)
     _, _, attention = layer(drawn(1, 4, 2, 5), return_attention=True)

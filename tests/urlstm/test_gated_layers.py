@@ -263,6 +263,25 @@ def test_activations_of_a_batch_first_layer(make: Callable[..., Any], numbers: C
     assert isinstance(layer, URLSTM)
 
 
+@each_gate
+def test_weights_that_are_no_parameters(gate: str, make: Callable[..., Any], numbers: Callable[..., Tensor]) -> None:
+    """As weight drop and torch.func give them."""
+    layer, x = make(gate, I, H, 2), numbers(T, B, I)
+    weights = {name: 2 * weight.detach() for name, weight in layer.named_parameters()}
+    found, _ = torch.func.functional_call(layer, weights, (x,))
+    layer.load_state_dict(weights)
+    torch.testing.assert_close(found, layer(x)[0], **exactly)
+
+
+@each_gate
+def test_a_layer_of_16_bits(gate: str, make: Callable[..., Any], numbers: Callable[..., Tensor]) -> None:
+    layer, x = make(gate, I, H), numbers(T, B, I)
+    expected = layer(x)[0].detach()
+    found, _ = layer.bfloat16()(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.03)
+
+
 @pytest.mark.cuda
 @each_gate
 def test_the_gpu_gives_the_same(gate: str, make: Callable[..., Any], numbers: Callable[..., Tensor]) -> None:

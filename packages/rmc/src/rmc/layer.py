@@ -122,7 +122,7 @@ class RelationalMemory(nn.Module):
         cell = self.cell
         wide = cell.input_projector.weight.dtype
         projected = cell.input_projector(x)
-        qkv = F.linear(projected, cell.block(0).get_parameter("qkv.weight")).to(wide)
+        qkv = F.linear(projected, cell.block(0).qkv.weight).to(wide)
         gates = projected.new_empty(*x.shape[:2], 0).to(wide)
         from_memory = memory.new_empty(0, cell.memory_size)
         if cell.gates:
@@ -168,4 +168,5 @@ class RelationalMemory(nn.Module):
 
 
 def _pair(module: nn.Module, name: str) -> tuple[Tensor, Tensor]:
-    return module.get_parameter(f"{name}.weight"), module.get_parameter(f"{name}.bias")
+    part = getattr(module, name)
+    return part.weight, part.bias

@@ -25,7 +25,7 @@ def gate_activations(layer: "GatedRNN", input: Tensor, state: Any = None) -> dic
     if not isinstance(input, Tensor):
         raise UserError("gate_activations takes a tensor of sequences of one length, not packed ones")
     gate, states = layer.mechanism, len(layer.suffixes)
-    dtype = layer.get_parameter("weight_ih_l0").dtype
+    dtype = torch_weights(layer, layer.suffixes[0])[0].dtype
     sequences = read(type(layer).__name__, input, layer.input_size, dtype, layer.batch_first)
     if state is None:
         starts: State = (sequences.data.new_zeros(states, sequences.rows[0], layer.hidden_size),) * layer.parts

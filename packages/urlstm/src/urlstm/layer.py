@@ -67,7 +67,7 @@ class GatedRNN(nn.Module):
         """Moves the weights on a GPU together, as cuDNN wants them for torch's own layers; else does nothing."""
         if self.mechanism.unit == "torch" and not self._start.fixed and next(self.parameters()).is_cuda:
             flat = self._like_torch()
-            for name, parameter in self.named_parameters():
+            for name, parameter in self.named_parameters(recurse=False):
                 setattr(flat, name, parameter)
             flat.flatten_parameters()
 
@@ -83,7 +83,7 @@ class GatedRNN(nn.Module):
 
     def _run(self, input: Tensor | PackedSequence, hx: State | None) -> tuple[Any, State]:
         """Output and last state, in the form in which input and state came."""
-        dtype = self.get_parameter(f"weight_ih{self.suffixes[0]}").dtype
+        dtype = getattr(self, f"weight_ih{self.suffixes[0]}").dtype
         sequences = read(type(self).__name__, input, self.input_size, dtype, self.batch_first)
         if hx is None:
             zeros = sequences.data.new_zeros(len(self.suffixes), sequences.rows[0], self.hidden_size)
@@ -99,7 +99,7 @@ class GatedRNN(nn.Module):
 
     def _in_core(self, sequences: Sequences) -> bool:
         """Whether the core's LSTM stands in for torch's, which is slower where there are native kernels."""
-        weight = self.get_parameter(f"weight_hh{self.suffixes[0]}")
+        weight = getattr(self, f"weight_hh{self.suffixes[0]}")
         if self.parts == 1 or sequences.packed is not None or not lstm.pays(weight, len(sequences.rows)):
             return False
         return lstm_steps.operators(weight.device) is not lstm_steps.EAGER
