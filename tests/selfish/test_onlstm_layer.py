@@ -162,6 +162,16 @@ def test_mixed_precision_stays_near() -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
+def test_a_layer_of_16_bits() -> None:
+    layer = layer_of().float()
+    x, h, c = (part.detach().float() for part in inputs(10))
+    exact, _ = layer(x, (h, c))
+    near, _ = layer.bfloat16()(x.bfloat16(), (h.bfloat16(), c.bfloat16()))
+    near.float().sum().backward()
+    assert near.dtype == torch.bfloat16
+    torch.testing.assert_close(near.float(), exact, rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("x", "state", "words"),
     [

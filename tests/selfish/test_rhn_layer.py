@@ -171,6 +171,16 @@ def test_mixed_precision_stays_near() -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
+def test_a_layer_of_16_bits() -> None:
+    layer = layer_of(False).float()
+    x, state = (part.detach().float() for part in inputs(10))
+    exact, _ = layer(x, state)
+    near, _ = layer.bfloat16()(x.bfloat16(), state.bfloat16())
+    near.float().sum().backward()
+    assert near.dtype == torch.bfloat16
+    torch.testing.assert_close(near.float(), exact, rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("x", "state", "words"),
     [

@@ -121,7 +121,7 @@ def _forward(
     """
     steps, batch, units = len(gates), *h.shape
     output, cells = (gates.new_empty(steps, batch, units) for _ in range(2))
-    sums, step = gates.new_empty(steps, 2, batch), operators(gates.device)
+    sums, step = gates.new_empty(steps, 2, batch), operators(gates)
     product = step_product(weight, batch, steps, dtype)
     for t in range(steps):
         step.onlstm_forward(product(h), gates[t], c, cells[t], output[t], sums[t])
@@ -140,7 +140,7 @@ def _backward(
     dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by the gates before activation ``[T, B, 2N + 4H]`` and by the first h and c."""
-    by_gates, step = torch.empty_like(gates), operators(gates.device)
+    by_gates, step = torch.empty_like(gates), operators(gates)
     grad_h, grad_c = (part.clone(memory_format=torch.contiguous_format) for part in (grad_h, grad_c))
     product = step_product(weight.t(), len(c0), len(gates), dtype)
     for t in reversed(range(len(gates))):

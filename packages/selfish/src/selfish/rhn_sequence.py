@@ -135,7 +135,7 @@ def _forward(
 ) -> _Steps:
     """All highway steps, from the inputs' part of the first depth's gates ``[T, B, K H]``."""
     steps, batch, width = inputs.shape
-    units, depth, step = s.shape[1], len(weights), operators(s.device)
+    units, depth, step = s.shape[1], len(weights), operators(s)
     kept = _Steps(
         inputs.new_empty(depth, steps, batch, width),
         inputs.new_empty(depth - 1, steps, batch, units),
@@ -164,7 +164,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients by the gates before activation ``[D, T, B, K H]`` and by the first state."""
     depth, steps, batch, _ = kept.gates.shape
-    by_gates, step = torch.empty_like(kept.gates), operators(s0.device)
+    by_gates, step = torch.empty_like(kept.gates), operators(s0)
     products = [step_product(weight.t(), batch, steps, dtype) for weight in weights]
     before = [kept.before(d, s0) for d in range(depth)]
     by_s = grad_last.clone(memory_format=torch.contiguous_format)

@@ -5,6 +5,7 @@ from typing import cast
 
 import torch
 from rnncore import native
+from rnncore.lstm import WIDE
 from rnncore.step_linear import StepLinear
 from torch import Tensor
 
@@ -20,6 +21,10 @@ def use_native(device: torch.device) -> bool:
     return device.type == "cpu" and native.load(Path(__file__).with_name("native") / "kernels.cpp")
 
 
+def _is_native(gates: Tensor) -> bool:
+    return gates.dtype in WIDE and use_native(gates.device)
+
+
 def forward(
     unit: Unit,
     gates: Tensor,
@@ -32,7 +37,7 @@ def forward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`urlstm.eager.forward`, by whatever is fastest; recurrent products are in ``dtype``, if given."""
-    if not use_native(gates.device):
+    if not _is_native(gates):
         product = StepLinear(weight, max(rows), dtype)
         return eager.forward(unit, gates, product, bias, h0, c0, rows, reverse)
     laid_out, packed = _laid_out(weight, max(rows), dtype)
@@ -54,7 +59,7 @@ def backward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`urlstm.eager.backward`, likewise; the weight is that of `forward`."""
-    if not use_native(gates.device):
+    if not _is_native(gates):
         product = StepLinear(weight.t(), max(rows), dtype)
         return eager.backward(unit, grad, grad_h, grad_c, gates, cells, before, product, rows, reverse)
     laid_out, packed = _laid_out(weight.t(), max(rows), dtype)

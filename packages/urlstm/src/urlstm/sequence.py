@@ -42,7 +42,7 @@ def run(
 
     Args:
         unit: Which equations; not ``torch``.
-        x: ``[N, I]``, float32 or float64.
+        x: ``[N, I]``, of any floating type; 16-bit ones are slow on CPU.
         h0: ``[B, H]``.
         c0: ``[B, H]``; None for a GRU.
         weights: Of the layer.
