@@ -206,17 +206,14 @@ def _fills_blocks(weight: Tensor) -> bool:
 
 def unpacked(stored: Stored) -> Tensor:
     """The dense weight of one entry of the file."""
+    values: Tensor = stored["values"]
     if stored["form"] == "dense":
-        dense: Tensor = stored["values"]
-        return dense
-    rows, columns = stored["shape"]
-    starts, places, values = stored["starts"].long(), stored["columns"].long(), stored["values"]
-    if stored["form"] == "csr":
-        dense = values.new_zeros(rows, columns)
-        dense[torch.repeat_interleave(torch.arange(rows), starts.diff()), places] = values
-        return dense
-    with _no_beta_warning():
-        return torch.sparse_bsr_tensor(starts, places, values, (rows, columns), check_invariants=True).to_dense()
+        return values
+    (rows, columns), starts, places = stored["shape"], stored["starts"].long(), stored["columns"].long()
+    high, wide = values.shape[1:] or (1, 1)
+    blocks = values.new_zeros(rows // high, columns // wide, high, wide)
+    blocks[torch.repeat_interleave(torch.arange(len(blocks)), starts.diff()), places] = values.view(-1, high, wide)
+    return blocks.transpose(1, 2).reshape(rows, columns)
 
 
 def _smaller(weight: Tensor) -> Stored:
