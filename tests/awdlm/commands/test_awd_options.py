@@ -143,8 +143,8 @@ def test_a_readme_command_with_a_cache(words: list[str], capsys: pytest.CaptureF
     write_checkpoint(training_before(words), ["--emsize", "16", "--nhid", "12"])
     pointer([*words, "--device", "cpu", "--threads", "1"], standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
-    window = words[words.index("--window") + 1]
-    assert lines[0].endswith(f"{words[words.index('--save') + 1]}, cache of {window} states")
+    save, window = (words[words.index(flag) + 1] for flag in ("--save", "--window"))
+    assert re.fullmatch(rf"\w+ in \S*{save} on \S+, cache of {window} states", lines[0])
     # 31 types and a model that knows nothing: a perplexity near 31.
     perplexities = [float(number) for line in lines[1:] for number in re.findall(r"ppl ([\d.]+)", line)]
     assert perplexities == [pytest.approx(31, rel=0.1)] * 4
