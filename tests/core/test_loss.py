@@ -104,10 +104,12 @@ def test_single_precision() -> None:
     assert_all_close([grad.double() for grad in d.gradients(loss)], exact.gradients(exact.plain()), 1e-6)
 
 
+@pytest.mark.parametrize("inputs", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [64, 70])
-def test_products_in_bfloat16(rows: int) -> None:
-    """Operands are rounded to 8 bits of mantissa; what softmax sees is kept in float32."""
+def test_products_in_bfloat16(rows: int, inputs: torch.dtype) -> None:
+    """Operands are rounded to 8 bits of mantissa; what softmax sees is kept in float32, and so is the loss."""
     d = Decoder(torch.float32, rows=rows)
+    d.hidden = d.hidden.detach().to(inputs).requires_grad_()
     loss = linear_cross_entropy(d.hidden, d.weight, d.bias, d.targets, torch.bfloat16)
     assert loss.dtype == torch.float32
     rounded = [leaf.detach().bfloat16().double() for leaf in (d.hidden, d.weight)]
@@ -118,7 +120,8 @@ def test_products_in_bfloat16(rows: int) -> None:
     total = cross_entropy_sum(d.hidden, d.weight, d.bias, d.targets, torch.bfloat16)
     assert total.item() / rows == pytest.approx(loss.item())
     got = d.gradients(loss)
-    assert [grad.dtype for grad in got] == [torch.float32] * 3
+    assert [grad.dtype for grad in got] == [inputs, torch.float32, torch.float32]
+    d.hidden = d.hidden.detach().float().requires_grad_()
     for ours, theirs in zip(got, d.gradients(d.plain()), strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
 

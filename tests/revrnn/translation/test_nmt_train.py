@@ -20,6 +20,7 @@ MODELS = {
     "revlstm": ["-use_buffers"],
     "Vanilla gru": ["-encoder_model", "Vanilla", "-encoder_rnn_type", "gru", "-decoder_rnn_type", "gru"],
     "CUDNN lstm": ["-layers", "2", "-dropout", "0.1"],
+    "CUDNN lstm in bfloat16": ["--amp", "bf16"],
 }
 
 

@@ -37,16 +37,16 @@ def filled(rows: Tensor, dtype: torch.dtype | None) -> Tensor:
 def cross_entropy_rows(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """-log softmax(hidden weight^T + bias)[target] of each row, in nats: ``[N]``, no gradient.
+    """-log softmax(hidden weight^T + bias)[target] of each row, in nats: ``[N]`` of the weight's type, no gradient.
 
     Args:
-        hidden: ``[N, E]``.
+        hidden: ``[N, E]``, of any floating type with ``dtype``.
         weight: ``[V, E]``.
         bias: ``[V]``.
         targets: int64 ``[N]``.
         dtype: What the product is computed in (bfloat16 under mixed precision); ``hidden``'s own when absent.
     """
-    losses, factor = hidden.new_empty(len(hidden)), _factor(weight, dtype)
+    losses, factor = weight.new_empty(len(hidden)), _factor(weight, dtype)
     for rows in _blocks(hidden, weight):
         block = filled(hidden[rows].to(factor.dtype), dtype)
         logits = F.linear(block, factor)[: rows.stop - rows.start]
@@ -83,13 +83,13 @@ def cross_entropy_and_gradient(
     Returns:
         The sum (not scaled), and the gradient by ``hidden``, ``[N, E]``.
     """
-    total, grad_hidden = hidden.new_zeros(()), torch.empty_like(hidden)
+    total, grad_hidden = weight.new_zeros(()), torch.empty_like(hidden)
     factor = _factor(weight, dtype)
     for rows in _blocks(hidden, weight):
         block = filled(hidden[rows].to(factor.dtype), dtype)
         losses, gradient = cross_entropy_gradient(F.linear(block, factor), bias, targets[rows], grad_bias, scale)
         total += losses.sum()
-        if factor.dtype == hidden.dtype:
+        if factor.dtype == weight.dtype == hidden.dtype:
             torch.mm(gradient, factor, out=grad_hidden[rows])
             grad_weight.addmm_(gradient.t(), block, alpha=scale)
         else:
