@@ -127,6 +127,17 @@ def test_autocast() -> None:
         device.autocast(cpu, "fp16")
 
 
+def test_torch_s_recurrent_layers_on_a_gpu_run_without_autocast() -> None:
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        with device.torch_rnn(torch.device("cuda")):
+            assert not torch.is_autocast_enabled("cuda")
+        with device.torch_rnn(torch.device("cpu")):
+            assert torch.is_autocast_enabled("cuda")
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
 def test_machine() -> None:
     machine = device.describe_machine()
     assert machine["torch"] == torch.__version__

@@ -211,6 +211,19 @@ def test_on_a_gpu(calls: list[str]) -> None:
         torch.testing.assert_close(one.cpu(), other, rtol=0, atol=1e-9)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_autocast_on_a_gpu() -> None:
+    """Layers of cuDNN stay in their weights' type: autocast would compute them in float16."""
+    x = torch.randn(T, B, I, device="cuda")
+    for module in (LSTMLayer(I, H), WeightDrop(nn.GRU(I, H), ["weight_hh_l0"], 0.5), WeightDrop(nn.GRU(I, H), [], 0.0)):
+        module.to("cuda").eval()
+        with torch.autocast("cuda", torch.bfloat16):
+            output = module(x.bfloat16())[0]
+        assert output.dtype == torch.float32
+        torch.testing.assert_close(output, module(x)[0], rtol=0, atol=1e-2)
+
+
 def test_what_does_not_fit_a_sequence_is_refused() -> None:
     shapes = [(3, 2, 4), (2, 5), (2, 5), (20, 4), (20, 5), (20,), (20,)]
     right = [torch.ones(shape, dtype=torch.float64) for shape in shapes]

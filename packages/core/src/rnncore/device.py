@@ -121,6 +121,15 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
+def torch_rnn(device: torch.device) -> AbstractContextManager[object]:
+    """The context of a call of torch's own recurrent layers, whose inputs are then of their weights' type.
+
+    On a GPU autocast is off in it: there it has cuDNN compute them in float16, whatever type it was asked for (torch
+    2.11), and without a scaled loss small gradients vanish in float16.
+    """
+    return torch.autocast(device.type, enabled=False) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def keeps_memory_of_shapes(device: torch.device, amp: str | None) -> bool:
     """Whether each new number of rows costs memory: in bfloat16 on a CPU, oneDNN keeps about a megabyte a product."""
     return amp is not None and device.type == "cpu"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rnncore import native
-from rnncore.device import let_weights_lie_apart
+from rnncore.device import let_weights_lie_apart, torch_rnn
 from rnncore.errors import UserError
 
 
@@ -138,11 +138,15 @@ class WeightDrop(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         """What ``module`` makes of ``inputs``, with freshly dropped weights in training."""
-        if self.training and self.p > 0:
-            return self._call_dropped(inputs)
-        return self.module(*inputs)
+        weight = next(self.parameters())
+        if not (weight.is_cuda and isinstance(self.module, nn.RNNBase)):
+            return self._call(inputs)
+        with torch_rnn(weight.device):
+            return self._call((inputs[0].to(weight.dtype), *inputs[1:]))
 
-    def _call_dropped(self, inputs: tuple[Any, ...]) -> Any:
+    def _call(self, inputs: tuple[Any, ...]) -> Any:
+        if not (self.training and self.p > 0):
+            return self.module(*inputs)
         raw = {name: self.module.get_parameter(name) for name in self.names}
         dropped = {name: dropped_weight(weight, self.p) for name, weight in raw.items()}
         try:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rnncore import lstm_steps, narrow_products
-from rnncore.device import autocast_dtype, let_weights_lie_apart
+from rnncore.device import autocast_dtype, let_weights_lie_apart, torch_rnn
 
 State = tuple[Tensor, Tensor]
 WIDE = (torch.float32, torch.float64)
@@ -94,7 +94,8 @@ class LSTMLayer(nn.Module):
     """One layer of `torch.nn.LSTM`: its parameters and their names, its initial values, its results.
 
     On CPU it runs `lstm_sequence`; under autocast products are computed in autocast's type, and outputs and states
-    are of the weights' type. Elsewhere torch's own layer runs (cuDNN on a GPU), and on CPU too where it `pays` more.
+    are of the weights' type. Elsewhere torch's own layer runs (cuDNN on a GPU, in the weights' type also under
+    autocast), and on CPU too where it `pays` more.
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
@@ -127,7 +128,9 @@ class LSTMLayer(nn.Module):
             weights: list[Tensor] = [
                 weight for weight in (weight_ih, weight_hh, bias_ih, bias_hh) if weight is not None
             ]
-            output, h, c = torch._VF.lstm(input, state, weights, self.bias, 1, 0.0, self.training, False, False)
+            x = input.to(weight_hh.dtype) if input.is_cuda else input
+            with torch_rnn(input.device):
+                output, h, c = torch._VF.lstm(x, state, weights, self.bias, 1, 0.0, self.training, False, False)
             return output, (h, c)
         h, c = (part.squeeze(0) for part in state)
         dtype = autocast_dtype(input.device)

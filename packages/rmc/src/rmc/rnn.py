@@ -5,6 +5,7 @@ Shapes: T time steps, B batch, H units.
 
 from typing import Any, Literal
 
+from rnncore.device import torch_rnn
 from rnncore.lstm import LSTMLayer
 from torch import Tensor, nn
 
@@ -51,7 +52,8 @@ class StackedRNN(nn.Module):
         state = self.initial_state(input.shape[1]) if state is None else state
         x, after = input, []
         for number, (layer, before) in enumerate(zip(self.layers, state, strict=True)):
-            x, last = layer(self.dropout(x) if number else x, before)
+            with torch_rnn(x.device):
+                x, last = layer(self.dropout(x) if number else x, before)
             after.append(last)
         return x, after
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from rnncore import lstm, lstm_steps
+from rnncore.device import torch_rnn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
@@ -109,13 +110,17 @@ class GatedRNN(nn.Module):
         weights = [weight for suffix in self.suffixes for weight in torch_weights(self, suffix)]
         function = _VF.lstm if self.parts == 2 else _VF.gru
         setting = (weights, len(weights) == 4 * len(self.suffixes), self.num_layers, self.dropout, self.training)
+        data = sequences.data
+        if data.is_cuda:  # autocast, which lets them be of another type, is off below
+            data, state = data.to(weights[0].dtype), tuple(part.to(weights[0].dtype) for part in state)
         start = state if self.parts == 2 else state[0]
-        if sequences.packed is None:
-            output, *last = function(sequences.data, start, *setting, self.bidirectional, False)
-            return output.flatten(0, 1), tuple(last)
-        sizes = sequences.packed.batch_sizes
-        output, *last = function(sequences.data, sizes, start, *setting, self.bidirectional)
-        return output, tuple(last)
+        with torch_rnn(weights[0].device):
+            if sequences.packed is None:
+                output, *last = function(data, start, *setting, self.bidirectional, False)
+                return output.flatten(0, 1), tuple(last)
+            sizes = sequences.packed.batch_sizes
+            output, *last = function(data, sizes, start, *setting, self.bidirectional)
+            return output, tuple(last)
 
     def _run_layers(self, x: Tensor, state: State, rows: list[int]) -> tuple[Tensor, State]:
         """By `urlstm.sequence`, layer by layer: as `_run_torch`, from inputs ``[N, I]``."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from rnncore.device import autocast_dtype
+from rnncore.device import autocast_dtype, torch_rnn
 from rnncore.lstm import lstm_sequence, pays
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -187,7 +187,8 @@ class TorchStack(nn.Module):
             inputs = x if lengths is None else pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
             weights = {} if (mask := weight_masks[k]) is None else {"weight_hh_l0": self.recurrent_weights()[k] * mask}
             arguments = (inputs, first[0] if self.kind == "gru" else first)
-            outputs, after = torch.func.functional_call(layer, weights, arguments)
+            with torch_rnn(x.device):
+                outputs, after = torch.func.functional_call(layer, weights, arguments)
             x = outputs if lengths is None else pad_packed_sequence(outputs, total_length=steps)[0]
             last.append((after,) if self.kind == "gru" else after)
             if k < self.num_layers - 1 and (drop := between[k]) is not None:
