@@ -231,8 +231,13 @@ def assert_sound() -> Callable[..., None]:
 
 
 @pytest.fixture
-def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[[click.Command, Sequence[str]], str]:
-    """``refusal(command, words)`` runs a command that must end with status 2 and one line of error: that line."""
+def refusal(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Callable[[click.Command, Sequence[str]], str]:
+    """``refusal(command, words)`` runs a command that must end with status 2 and one line of error: that line.
+
+    Before it stands at most what the core logged, such as where it found the data.
+    """
 
     def run(command: click.Command, words: Sequence[str]) -> str:
         capsys.readouterr()
@@ -240,8 +245,10 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[[click.Command, Sequ
             command(list(words))
         errors = capsys.readouterr().err
         assert stopped.value.code == 2
-        assert re.fullmatch(r"Error: .*\n", errors), errors
-        return errors
+        *notes, line = errors.splitlines(keepends=True)
+        assert re.fullmatch(r"Error: .*\n", line), errors
+        assert all(note.rstrip("\n") in caplog.messages for note in notes), errors
+        return line
 
     return run
 

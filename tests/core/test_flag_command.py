@@ -1,6 +1,7 @@
 """The click command of an options dataclass: help, running, interruption, completion, and wrong declarations."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -236,3 +237,21 @@ def test_shipped_configurations_have_names(tmp_path: Path, monkeypatch: pytest.M
             with_names.resolve(["--config", name])
     with pytest.raises(UserError, match="cannot read the configuration paper"):
         some_train.resolve(["--config", "paper"])
+
+
+def test_what_the_core_logs_is_printed_once_while_a_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("rnncore.anything")
+
+    @command(Base, name="inner")
+    def inner(options: Base) -> None:
+        logger.info("compiling")
+
+    @command(Base, name="outer")
+    def outer(options: Base) -> None:
+        inner([], standalone_mode=False)
+
+    for _ in range(2):
+        outer([], standalone_mode=False)
+        assert capsys.readouterr().err == "compiling\n"
+    logger.info("compiling")
+    assert capsys.readouterr().err == ""

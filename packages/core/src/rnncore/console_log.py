@@ -1,6 +1,8 @@
 """What the core logs, such as that it compiles, shown to whoever runs a command; a library leaves that to its user."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import click
 
@@ -12,9 +14,18 @@ class _Console(logging.Handler):
         click.echo(self.format(record), err=True)
 
 
-def show_log() -> None:
-    """From now on, what the core logs is printed, down to notes; calling it again changes nothing."""
+@contextlib.contextmanager
+def shown_log() -> Iterator[None]:
+    """Meanwhile all that the core logs is printed, notes too; once, where one command runs another."""
     logger = logging.getLogger("rnncore")
-    if not any(isinstance(handler, _Console) for handler in logger.handlers):
-        logger.addHandler(_Console())
-        logger.setLevel(logging.INFO)
+    if any(isinstance(handler, _Console) for handler in logger.handlers):
+        yield
+        return
+    console, level = _Console(), logger.level
+    logger.addHandler(console)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(console)
+        logger.setLevel(level)

@@ -31,7 +31,7 @@ import click
 from click.core import ParameterSource
 
 from rnncore.config_file import read_config
-from rnncore.console_log import show_log
+from rnncore.console_log import shown_log
 from rnncore.errors import UserError
 from rnncore.flag_help import write_examples, write_flags
 from rnncore.flag_parser import rewrite
@@ -180,8 +180,8 @@ class OptionsCommand(click.Command, Generic[Options]):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Part of click's interface: runs the command."""
-        show_log()
-        return super().invoke(ctx)
+        with shown_log():
+            return super().invoke(ctx)
 
     def _alone(self, function: Callable[[Options], object], options: Options) -> object:
         require_one_process(str(self.name))

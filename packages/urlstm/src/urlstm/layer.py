@@ -108,19 +108,17 @@ class GatedRNN(nn.Module):
     def _run_torch(self, sequences: Sequences, state: State) -> tuple[Tensor, State]:
         """By torch's own layer: outputs ``[N, D H]`` and last state, each ``[L D, B, H]``."""
         weights = [weight for suffix in self.suffixes for weight in torch_weights(self, suffix)]
-        function = _VF.lstm if self.parts == 2 else _VF.gru
-        setting = (weights, len(weights) == 4 * len(self.suffixes), self.num_layers, self.dropout, self.training)
-        data = sequences.data
-        if data.is_cuda:  # autocast, which lets them be of another type, is off below
-            data, state = data.to(weights[0].dtype), tuple(part.to(weights[0].dtype) for part in state)
-        start = state if self.parts == 2 else state[0]
+        function, packed = _VF.lstm if self.parts == 2 else _VF.gru, sequences.packed
+        biased = len(weights) == 4 * len(self.suffixes)
+        setting = (weights, biased, self.num_layers, self.dropout, self.training, self.bidirectional)
+        data, *parts = (part.to(weights[0].dtype) for part in (sequences.data, *state))
+        start = tuple(parts) if self.parts == 2 else parts[0]
         with torch_rnn(weights[0].device):
-            if sequences.packed is None:
-                output, *last = function(data, start, *setting, self.bidirectional, False)
-                return output.flatten(0, 1), tuple(last)
-            sizes = sequences.packed.batch_sizes
-            output, *last = function(data, sizes, start, *setting, self.bidirectional)
-            return output, tuple(last)
+            if packed is None:
+                output, *last = function(data, start, *setting, False)
+            else:
+                output, *last = function(data, packed.batch_sizes, start, *setting)
+        return output if packed is not None else output.flatten(0, 1), tuple(last)
 
     def _run_layers(self, x: Tensor, state: State, rows: list[int]) -> tuple[Tensor, State]:
         """By `urlstm.sequence`, layer by layer: as `_run_torch`, from inputs ``[N, I]``."""
