@@ -123,6 +123,16 @@ def test_figures_are_printed(file: Path, figures: Callable[..., Figures], capsys
         assert [float(number) for number in numbers] == pytest.approx(expected, abs=6e-4)
 
 
+def test_a_model_that_is_far_off(
+    lstm: Path, figures: Callable[..., Figures], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = checkpoint.load(lstm)
+    saved["model"]["decoder.bias"][0] = 1e4
+    checkpoint.save(tmp_path / "far.pt", saved)
+    assert figures("--save", tmp_path / "far.pt", "--window", 30)["test"]["model"] > 1000
+    assert "test: ppl inf without the cache" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("place", ["run", "file", "newest", "finetuned"])
 def test_the_model_is_found(
     place: str,

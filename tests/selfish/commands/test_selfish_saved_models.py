@@ -84,6 +84,17 @@ def test_no_run_to_write_text_with(refusal: Any, tmp_path: Path, monkeypatch: py
     assert "name a checkpoint with --checkpoint" in refusal(generate_main, [])
 
 
+def test_a_model_that_is_far_off(
+    train: Run, arguments: Callable[[str], list[str]], mains: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = train(TRAIN, "--max_steps", "1") / "best.pt"
+    saved = checkpoint.load(file)
+    saved["model"]["decoder.bias"][0] = 1e4
+    checkpoint.save(file, saved)
+    mains[TRAIN]([*arguments(TRAIN), "--evaluate", str(file)], standalone_mode=False)
+    assert "test ppl inf" in capsys.readouterr().out
+
+
 def test_an_export_is_smaller_and_tells_so(train: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run = train(ONLSTM, "--sparse", "--density", "0.2", "--emsize", "60", "--nhid", "60", "--max_steps", "1")
     capsys.readouterr()

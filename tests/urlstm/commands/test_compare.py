@@ -196,6 +196,12 @@ def test_steps_to_solve_and_the_table(tmp_path: Path) -> None:
     assert "torch" in lines[-1]
 
 
+def test_a_perplexity_that_is_no_number(tmp_path: Path) -> None:
+    tests: list[dict[str, Any]] = [{"loss": 5.0, "ppl": 148.4}, {"loss": 6.0, "ppl": 403.4}, {"loss": 1e4, "ppl": None}]
+    runs = [write(tmp_path / str(k), {10: 1.0}, test) for k, test in enumerate(tests)]
+    assert "| lstm | 3 | 6 [5, 10,000] | 403.4 [148.4, inf] | 10 [10, 10] |" in table({"lstm": runs}, {})
+
+
 def test_bands_are_medians_and_ranges(tmp_path: Path) -> None:
     runs = [compare.read_metrics(path / "metrics.jsonl") for path in runs_by_hand(tmp_path)["lstm"]]
     found = band(runs, Panel("step", "loss", ""))

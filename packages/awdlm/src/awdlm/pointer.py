@@ -109,6 +109,7 @@ def evaluate(model: AWDModel, text: Tensor, cache: ContinuousCache, *, lambdasm:
 
 def _line(split: str, losses: Losses, saved: SavedModel, count: int) -> str:
     unit = loss_unit(saved.options.level, saved.options.data)
-    without, with_cache = ((x / math.log(2) if unit == "bpc" else math.exp(x)) for x in losses[:2])
+    both = torch.tensor(losses[:2], dtype=torch.float64)
+    without, with_cache = (both / math.log(2) if unit == "bpc" else both.exp()).tolist()
     speed = f"{1e3 * losses.seconds / count:.3f} ms a token"
     return f"{split}: {unit} {without:.3f} without the cache | {unit} {with_cache:.3f} with it | {speed}"

@@ -89,7 +89,8 @@ def _evaluate_saved(
     unit = loss_unit(options.level, options.data)
     for split, text in _texts_of(corpus, {}, recipe, place).items():
         loss = evaluate(model, text, options.amp)
-        shown = f"ppl {np.exp(loss):.3f}" if unit == "ppl" else f"bpc {loss / np.log(2):.4f}"
+        nats = torch.tensor(loss, dtype=torch.float64)
+        shown = f"ppl {nats.exp():.3f}" if unit == "ppl" else f"bpc {nats / np.log(2):.4f}"
         print(f"{options.evaluate} | {split} loss {loss:.4f} | {split} {shown}")
 
 

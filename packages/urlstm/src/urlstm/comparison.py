@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
 import sys
@@ -128,7 +129,7 @@ def table(runs: Mapping[str, Sequence[Path]], stopped: Mapping[str, str]) -> str
     columns = {"test loss": {gate: _spread([test["loss"] for test in each]) for gate, each in tests.items()}}
     for key, heading in (("accuracy", "test accuracy"), ("ppl", "test perplexity"), ("bpc", "test bits per character")):
         if any(key in test for test in every):
-            columns[heading] = {gate: _spread([test[key] for test in each]) for gate, each in tests.items()}
+            columns[heading] = {gate: _spread([_number(test[key]) for test in each]) for gate, each in tests.items()}
     if any("baseline" in test for test in every):
         solved = {
             gate: [found for run in each if (found := steps_to_solve(run)) is not None] for gate, each in rows.items()
@@ -161,6 +162,11 @@ def _notes(tests: _Rows, stopped: Mapping[str, str]) -> list[str]:
 
 def _last(rows: _Rows, event: str) -> dict[str, Any]:
     return next(row for row in reversed(rows) if row["event"] == event)
+
+
+def _number(value: float | None) -> float:
+    """Of a line of metrics, where a perplexity that is too large for a number is null."""
+    return math.inf if value is None else value
 
 
 def _spread(values: Sequence[float]) -> str:
