@@ -78,7 +78,11 @@ class TrainOptions(RunOptions):
     no_cuda: bool = flag(False, "--no_cuda", help="stay on the CPU, as --device cpu", section="Run")
     cuda: bool = flag(False, "--cuda", help="ask for a GPU", section="Run", yields=True)
     cuda_graph: bool = flag(
-        False, "--cuda_graph", help="replay captured steps on a GPU; cuts windows to multiples of 5", yields=True
+        False,
+        "--cuda_graph",
+        help="replay captured steps on a GPU; cuts windows to multiples of 5",
+        section="Run",
+        yields=True,
     )
     log_interval: int = flag(200, "--log_interval", help="steps between lines of the log", minimum=1, section="Run")
     checkpoint_interval: int = flag(

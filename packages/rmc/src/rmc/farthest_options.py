@@ -27,7 +27,10 @@ class FarthestOptions(RunOptions):
     forget_bias: float = flag(1.0, "--forgetbias", help="of the forget gates", section="Model")
     input_bias: float = flag(0.0, "--inputbias", help="of the input gates", section="Model")
     gate_style: GateStyle | None = flag(
-        "unit", "--gatestyle", help="gates for each number, for each slot, or none", section="Model"
+        "unit",
+        "--gatestyle",
+        help="unit: a gate for each number; memory: one for each slot; none: no gates",
+        section="Model",
     )
     attention_mlp_layers: int = flag(
         2, "--attmlplayers", help="layers of the MLP after an attention", minimum=1, section="Model"

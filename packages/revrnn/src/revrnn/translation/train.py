@@ -50,7 +50,7 @@ TRANSLATED = 250
     name=COMMAND,
     examples=[
         f"{COMMAND} -data data/toy/toy.tok.low -encoder_model Rev -decoder_model Rev -encoder_rnn_type revgru "
-        "-decoder_rnn_type revgru -context_type slice_emb -slice_dim 20 -use_reverse",
+        "-decoder_rnn_type revgru -context_type slice_emb -slice_dim 20 -use_reverse --run_dir runs/toy",
         f"{COMMAND} --resume --run_dir runs/toy",
     ],
 )
