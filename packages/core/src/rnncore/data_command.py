@@ -34,7 +34,10 @@ def command(known: Sequence[Dataset] = CORE) -> click.Group:
     )
     @click.option("--force", is_flag=True, help="With --from: install the data even if a check fails.")
     def get_command(names: Sequence[str], origin: str | None, force: bool) -> None:
-        """Download data sets, or take them from local copies; check, prepare and install them."""
+        """Download data sets, or take them from local copies; check, prepare and install them.
+
+        rnn-data list shows their names.
+        """
         if force and origin is None:
             raise UserError("--force goes with --from: a download with a wrong checksum is never installed")
         _get([datasets.find(name, known) for name in names], origin, force)

@@ -106,7 +106,7 @@ class RNNOptions(LanguageOptions):
     tied: bool = flag(
         False,
         "--tied",
-        help="insist on one weight for embedding and softmax, as there is if it can be",
+        help="insist on one weight for embedding and softmax, which share it anyway where sizes allow",
         section="Model",
     )
     untied: bool = flag(
@@ -114,7 +114,7 @@ class RNNOptions(LanguageOptions):
     )
     cudnn: bool = flag(False, "--cudnn", help="torch's own layers on CPU, too (cuDNN's on a GPU)", section="Run")
     save: Path = flag(
-        Path("model.pt"), "--save", help="a file for a copy of best.pt; as model.pt there is none", section="Run"
+        Path("model.pt"), "--save", help="a file for a copy of best.pt; none is written as model.pt", section="Run"
     )
 
     def __post_init__(self) -> None:

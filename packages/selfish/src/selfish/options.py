@@ -159,7 +159,7 @@ class LanguageOptions(SparseOptions):
         "",
         "--evaluate",
         metavar="PATH",
-        help="only evaluate a checkpoint, or a state dict of the original's code",
+        help="only evaluate a run's best model, a checkpoint, an export or a state dict of the original's code",
         section="Run",
     )
     save: Path | None = flag(None, "--save", help="a file for the best model, besides the run directory", section="Run")

@@ -8,7 +8,7 @@ from typing import Any
 from rnncore.errors import UserError
 from rnncore.flag_spec import flags_of
 
-SECTION = "Of OpenNMT-py"
+SECTION = "Of OpenNMT-py, for other systems: refused unless at the default"
 
 _INSTEAD = {
     "encoder_type": "encoders are -encoder_model Vanilla, CUDNN or Rev with -encoder_type rnn",

@@ -40,7 +40,9 @@ class TranslationOptions(RunOptions):
     rnn_size: int = flag(500, "-rnn_size", help="hidden units of every layer", minimum=1, section="Model")
     layers: int = flag(-1, "-layers", help="of encoder and decoder; -1: each its own", minimum=1, section="Model")
     encoder_layers: int = flag(1, "-enc_layers", help="layers of the encoder", minimum=1, section="Model")
-    decoder_layers: int = flag(1, "-dec_layers", help="layers of the decoder: as many", minimum=1, section="Model")
+    decoder_layers: int = flag(
+        1, "-dec_layers", help="layers of the decoder: as many as the encoder's", minimum=1, section="Model"
+    )
     share_embeddings: bool = flag(
         False, "-share_embeddings", help="one embedding for both languages; needs -share_vocab", section="Model"
     )

@@ -10,6 +10,7 @@ from rnncore.flags import REQUIRED, command, flag
 
 from revrnn.translation.encoded import Pairs, Texts, TranslationData, ids, save
 from revrnn.translation.fields import BEGIN_WORD, END_WORD, PADDING_WORD, UNKNOWN_WORD, build_vocabulary
+from revrnn.translation.foreign import SECTION as FOREIGN
 from revrnn.translation.foreign import refuse_foreign
 from revrnn.translation.parallel_text import read_lines, read_pairs
 
@@ -46,14 +47,14 @@ class PreprocessOptions:
     seed: int = flag(3435, "-seed", help="of that order", minimum=0)
     report_every: int = flag(100000, "-report_every", help="no progress is shown: it takes seconds", minimum=1)
     max_shard_size: int = flag(0, "-max_shard_size", help="no shards are needed; any number does", minimum=0)
-    data_type: str = flag("text", "-data_type", help="text; OpenNMT-py has others", section="Of OpenNMT-py")
-    source_dir: str = flag("", "-src_dir", help="OpenNMT-py's, for images and speech", section="Of OpenNMT-py")
-    features_prefix: str = flag("", "-features_vocabs_prefix", help="OpenNMT-py's", section="Of OpenNMT-py")
-    dynamic_dict: bool = flag(False, "-dynamic_dict", help="OpenNMT-py's", section="Of OpenNMT-py")
-    sample_rate: int = flag(16000, "-sample_rate", help="OpenNMT-py's, for speech", section="Of OpenNMT-py")
-    window_size: float = flag(0.02, "-window_size", help="OpenNMT-py's, for speech", section="Of OpenNMT-py")
-    window_stride: float = flag(0.01, "-window_stride", help="OpenNMT-py's, for speech", section="Of OpenNMT-py")
-    window: str = flag("hamming", "-window", help="OpenNMT-py's, for speech", section="Of OpenNMT-py")
+    data_type: str = flag("text", "-data_type", help="text; OpenNMT-py has others", section=FOREIGN)
+    source_dir: str = flag("", "-src_dir", help="OpenNMT-py's, for images and speech", section=FOREIGN)
+    features_prefix: str = flag("", "-features_vocabs_prefix", help="OpenNMT-py's", section=FOREIGN)
+    dynamic_dict: bool = flag(False, "-dynamic_dict", help="OpenNMT-py's", section=FOREIGN)
+    sample_rate: int = flag(16000, "-sample_rate", help="OpenNMT-py's, for speech", section=FOREIGN)
+    window_size: float = flag(0.02, "-window_size", help="OpenNMT-py's, for speech", section=FOREIGN)
+    window_stride: float = flag(0.01, "-window_stride", help="OpenNMT-py's, for speech", section=FOREIGN)
+    window: str = flag("hamming", "-window", help="OpenNMT-py's, for speech", section=FOREIGN)
 
     def check(self) -> None:
         """Raises UserError for what does not go together, and for what belongs to other systems."""
