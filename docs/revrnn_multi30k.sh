@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Multi30k with plain and reversible encoder-decoders of 150 units: the table of revrnn_nmt.md.
+# Multi30k with plain and reversible encoder-decoders of 150 units: the table of revrnn_nmt.md. It writes to data/ and runs/.
 set -euo pipefail
 revrnn-nmt-data multi30k
 cd data/multi30k
