@@ -7,12 +7,14 @@ With --trained, a trained model translates the test text as it is, too.
 
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import torch
+from revrnn.translation import data_command
 from revrnn.translation.building import build_model, load_model
 from revrnn.translation.encoded import TranslationData, load
 from revrnn.translation.fields import epoch_batches
@@ -90,8 +92,15 @@ def untrained(name: str, data: TranslationData) -> Translator:
     return Translator(model, data.vocabularies)
 
 
+def number_words() -> TranslationData:
+    """The corpus that needs no download."""
+    with tempfile.TemporaryDirectory() as folder:
+        data_command.main(["toy", "--output", folder], standalone_mode=False)
+        return load(Path(folder) / data_command.PREFIXES["toy"])
+
+
 @click.command()
-@click.argument("prefix", type=Path)
+@click.argument("prefix", type=Path, required=False)
 @click.option("--steps", default=11, help="Measured steps of each model, after one that is not.")
 @click.option("--sentences", default=1000, help="Sentences translated in batches.")
 @click.option("--alone", default=20, help="Sentences translated one at a time.")
@@ -99,14 +108,14 @@ def untrained(name: str, data: TranslationData) -> Translator:
 @click.option("--quick", is_flag=True, help="A step, a few sentences: to see that it runs.")
 @click.option("--output", type=Path, help="JSON file for the numbers.")
 def main(
-    prefix: Path, steps: int, sentences: int, alone: int, trained: Path | None, quick: bool, output: Path | None
+    prefix: Path | None, steps: int, sentences: int, alone: int, trained: Path | None, quick: bool, output: Path | None
 ) -> None:
-    """Measure on preprocessed data, such as data/multi30k/multi30k.tok.low."""
+    """Measure on preprocessed data, such as data/multi30k/multi30k.tok.low; without PREFIX on number words."""
     if quick:
         steps, sentences, alone = 1, 20, 2
     keep_freed_memory()
     device.seed_everything(1)
-    data = load(prefix)
+    data = load(prefix) if prefix else number_words()
     pairs, batches = data.pairs["train"], epoch_batches(data.pairs["train"], 64, seed=1, epoch=1)
     models = {name: make_step(name, data) for name in MODELS}
     times: dict[str, list[float]] = {name: [] for name in MODELS}
