@@ -122,6 +122,8 @@ def install(session: nox.Session, *requirements: str, files: Iterable[Path] = ()
 
     `files` are what the installed packages consist of, where a change of theirs must be installed anew.
     """
+    if not session.virtualenv.is_sandboxed:  # `nox --no-venv`: what is there is used as it is
+        return
     # The pins go by `--constraint`, which leaves the builds of our own packages alone; as the variable
     # PIP_CONSTRAINT they would reach into those on some versions of pip.
     state = hashlib.sha256(" ".join(requirements).encode())
