@@ -40,6 +40,11 @@ def test_the_installed_package_is_typed(package: str) -> None:
 
 
 @each_package
+def test_the_licence_goes_into_the_package(package: str) -> None:
+    assert (ROOT / "packages" / package / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+@each_package
 def test_the_readme_bears_the_package_name(package: str) -> None:
     readme = (ROOT / "packages" / package / "README.md").read_text("utf8")
     assert readme.startswith(f"# {project_of(package)['name']}\n")
