@@ -45,9 +45,12 @@ print(json.dumps({"seconds": seconds, "tokens": tokens, "types": len(corpus.voca
 @click.option("--order", type=click.Choice(["appearance", "frequency"]), default="appearance", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the temporary folder is made.")
-def main(text: Path | None, mb: int, noise: float, numbers: int, order: str, seed: int, folder: Path | None) -> None:
+@click.option("--quick", is_flag=True, help="A training text of 5 MB.")
+def main(
+    text: Path | None, mb: int, noise: float, numbers: int, order: str, seed: int, folder: Path | None, quick: bool
+) -> None:
     """Measure the first and the second start with a large corpus."""
-    text = text or pydoc_corpus.path()
+    text, mb = text or pydoc_corpus.path(), 5 if quick else mb
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         corpus, cache = Path(temporary, "text"), Path(temporary, "cache")
         size = make_text(text, corpus, mb, noise, numbers, np.random.default_rng(seed))
