@@ -95,6 +95,14 @@ def test_a_name_that_is_not_installed_says_how_to_get_it(tmp_path: Path) -> None
         locate("penn", data_dir=tmp_path)
 
 
+def test_what_is_made_from_data_at_hand_needs_no_copy(tmp_path: Path) -> None:
+    for at_hand in (False, True):
+        with pytest.raises(UserError, match="rnn-data get pennchar") as caught:
+            locate("pennchar", data_dir=tmp_path)
+        assert ("--from" in caught.value.message) != at_hand
+        write_splits(tmp_path / "penn")
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'data/pen'.*penn or ptb, pennchar, wikitext-2 or wt2") as caught:
         locate("data/pen", data_dir=tmp_path)

@@ -54,10 +54,12 @@ def installed(dataset: Dataset, *, data_dir: Path | None = None) -> Path:
     directory = (data_dir or data_directory()) / dataset.name
     missing = missing_files(dataset, directory)
     if missing:
-        state = f"has no {missing[0]}" if directory.is_dir() else "does not exist"
+        state, get = f"has no {missing[0]}" if directory.is_dir() else "does not exist", f"rnn-data get {dataset.name}"
+        origin = dataset.made_from
+        at_hand = origin is not None and not missing_files(origin, directory.with_name(origin.name))
+        offline = "" if at_hand else f", or without a network with '{get} --from DIR_OR_FILE'"
         raise UserError(
-            f"the data set {dataset.name} is not installed ({directory} {state}): get it with "
-            f"'rnn-data get {dataset.name}', or without a network with 'rnn-data get {dataset.name} --from DIR_OR_FILE'"
+            f"the data set {dataset.name} is not installed ({directory} {state}): get it with '{get}'{offline}"
         )
     return directory
 

@@ -1,4 +1,4 @@
-"""Fixed-point numbers and their exactly reversible multiplication (Reversible RNNs, section 4 and its algorithm 1).
+"""Fixed-point numbers and their exactly reversible multiplication (Reversible RNNs, section 3.3 and algorithm 1).
 
 A hidden unit is an int32 with 23 fractional bits, a forget gate an integer from 1 to 1024 with 10. Multiplying by a
 gate z/1024 loses the 10 low bits of the unit and gains log2(z) of them; an information buffer takes what is lost:

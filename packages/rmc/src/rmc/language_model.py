@@ -1,4 +1,4 @@
-"""The language model around a relational memory (Santoro et al. 2018, section 4.4), and around its rivals.
+"""The language model around a relational memory (Santoro et al. 2018, section 4), and around its rivals.
 
 Shapes: T time steps, B batch, V vocabulary, E embedding size.
 """
