@@ -2,8 +2,10 @@
 
 Both get the same states and logits of random text, with a full window before them, and give the loss of every token;
 their losses must agree. The loop is the manner of the original code: for each token a distribution over the vocabulary
-from a history ``[window, V]`` of one-hot rows. The model that makes the states, one stream of text through three LSTM
-layers and the decoder, is timed on its own, and is added to both in ``ratio_with_model``.
+from a history ``[window, V]`` of one-hot rows. The model that makes the states and decodes them is timed on its own:
+for the loop it reads the text from beginning to end, for the cache in pieces side by side, as ``awdlm-pointer`` does,
+in float32 and with ``--amp bf16``. How much is read twice depends on how soon a model forgets, so give a trained one
+(``--save``); without it weights and text are random.
 
 Shapes: V vocabulary, E features of a state.
 """
@@ -17,12 +19,15 @@ from pathlib import Path
 import click
 import torch
 from awdlm.cache import ContinuousCache
-from rnncore import device
+from awdlm.model import AWDModel, State
+from awdlm.pointer import STEPS
+from awdlm.saved_model import load, load_corpus
+from rnncore import device, side_by_side
 from rnncore.memory import keep_freed_memory
-from torch import Tensor, nn
+from rnncore.windows import fixed_windows, window
+from torch import Tensor
 from torch.nn import functional as F
 
-EMBEDDING_SIZE, HIDDEN_SIZE = 400, 1150
 #: Window, theta and lambdasm of the original's two commands for Penn Treebank and WikiText-2.
 SETTINGS = {500: (1.0, 0.1), 3785: (0.662, 0.1279)}
 
@@ -57,16 +62,9 @@ def blocks_losses(cache: ContinuousCache, states: Tensor, logits: Tensor, target
     return cache.mixed_log_probability(log_vocab, states, targets, lambdasm=lambdasm).neg_()
 
 
-def make_model(vocabulary_size: int, place: torch.device) -> tuple[nn.ModuleList, nn.Linear]:
-    """The LSTM layers of the Penn Treebank command, and the decoder."""
-    sizes = [EMBEDDING_SIZE, HIDDEN_SIZE, HIDDEN_SIZE, EMBEDDING_SIZE]
-    layers = nn.ModuleList(nn.LSTM(sizes[k], sizes[k + 1]) for k in range(3))
-    return layers.to(place), nn.Linear(EMBEDDING_SIZE, vocabulary_size).to(place)
-
-
-def random_text(count: int, vocabulary: int, place: torch.device) -> States:
+def random_text(count: int, features: int, vocabulary: int, place: torch.device) -> States:
     """Random states and tokens."""
-    states = 0.3 * torch.randn(count, EMBEDDING_SIZE, device=place)
+    states = 0.3 * torch.randn(count, features, device=place)
     return states, torch.randint(0, vocabulary, (count,), device=place)
 
 
@@ -79,29 +77,55 @@ def milliseconds(work: Callable[[], object], place: torch.device) -> float:
     return (time.perf_counter() - before) * 1e3
 
 
-def model_ms(layers: nn.ModuleList, decoder: nn.Linear, bptt: int, calls: int, place: torch.device) -> float:
-    """Milliseconds a token of one stream through layers and decoder, ``bptt`` tokens a call."""
+@torch.no_grad()
+def model_figures(model: AWDModel, text: Tensor, one_column: int) -> dict[str, dict[str, float]]:
+    """Milliseconds a token of model and decoder, by type and manner, and what share of the text was read twice."""
+    columns: list[int] = []
 
-    def work() -> None:
-        x = torch.randn(bptt, 1, EMBEDDING_SIZE, device=place)
-        for layer in layers:
-            x = layer(x)[0]
-        decoder(x)
+    def read(ids: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:
+        columns.append(ids.numel())
+        return model.loss_sum(ids, targets, state)
 
-    return statistics.median([milliseconds(work, place) for _ in range(calls + 1)][1:]) / bptt
+    def side_by_side_reading() -> None:
+        for losses in side_by_side.read(read, text, model.initial_state, length=STEPS):
+            torch.stack(losses).sum().item()
+
+    def from_beginning_to_end() -> None:
+        state = model.initial_state(1)
+        for start, steps in fixed_windows(one_column + 1, STEPS):
+            loss, state = model.loss_sum(*window(text, start, steps), state)
+            loss.item()
+
+    figures = {}
+    for amp in (None, "bf16"):
+        with device.autocast(text.device, amp):
+            from_beginning_to_end()
+            columns.clear()
+            figures[amp or "float32"] = {
+                "one_column_ms": round(milliseconds(from_beginning_to_end, text.device) / one_column, 4),
+                "side_by_side_ms": round(milliseconds(side_by_side_reading, text.device) / (len(text) - 1), 4),
+                "read_twice": round(sum(columns) / (len(text) - 1) - 1, 3),
+            }
+    return figures
 
 
 def compare(
-    window: int, text: States, logits: Tensor, slow_tokens: int, calls: int, model: float, place: torch.device
+    window_size: int,
+    text: States,
+    logits: Tensor,
+    slow_tokens: int,
+    calls: int,
+    model: dict[str, dict[str, float]],
+    place: torch.device,
 ) -> dict[str, float]:
     """Milliseconds a token of both, their ratios, and the largest difference of a loss.
 
     The loop goes over the first ``slow_tokens`` of the text, the cache ``calls`` times over all of it.
     """
-    theta, lambdasm = SETTINGS.get(window, SETTINGS[500])
-    vocabulary, before = logits.shape[1], random_text(window + 1, logits.shape[1], place)
+    theta, lambdasm = SETTINGS.get(window_size, SETTINGS[500])
+    vocabulary, before = logits.shape[1], random_text(window_size + 1, text[0].shape[1], logits.shape[1], place)
     loop = OneHotPointer(before[0][1:], before[1][1:], vocabulary, theta, lambdasm)
-    cache = ContinuousCache(window=window, theta=theta)
+    cache = ContinuousCache(window=window_size, theta=theta)
     cache.add(*before)
     first = (text[0][:slow_tokens], logits[:slow_tokens], text[1][:slow_tokens])
     slow_losses: list[float] = []
@@ -110,40 +134,62 @@ def compare(
     arguments = (cache, text[0], logits, text[1], lambdasm)
     times = [milliseconds(lambda: losses.append(blocks_losses(*arguments)), place) for _ in range(calls + 1)]
     blocks_ms = statistics.median(times[1:]) / len(logits)
+    whole = loop_ms + model["float32"]["one_column_ms"]
     return {
         "loop_ms": round(loop_ms, 4),
         "blocks_ms": round(blocks_ms, 4),
         "ratio": round(loop_ms / blocks_ms, 1),
-        "ratio_with_model": round((loop_ms + model) / (blocks_ms + model), 1),
+        "ratio_with_model": round(whole / (blocks_ms + model["float32"]["side_by_side_ms"]), 1),
+        "ratio_with_model_bf16": round(whole / (blocks_ms + model["bf16"]["side_by_side_ms"]), 1),
         "largest_difference": max(abs(a - b) for a, b in zip(slow_losses, losses[0].tolist(), strict=False)),
     }
 
 
 @click.command()
-@click.option("--calls", default=5, help="Timed calls of the model and of the cache, after one more.")
-@click.option("--bptt", default=1000, help="Tokens of one call.")
+@click.option("--calls", default=5, help="Timed calls of the cache, after one more.")
+@click.option("--bptt", default=1000, help="Tokens of one call, and of the text that the model reads in one column.")
+@click.option("--tokens", default=65536, help="Tokens that the model reads side by side.")
+@click.option("--save", type=click.Path(path_type=Path), help="A trained model, to read its own validation text.")
 @click.option("--slow_tokens", default=100, help="Tokens that the loop is timed on.")
 @click.option("--vocabulary", default=10000, help="Vocabulary size.")
 @click.option("--device", "name", default="auto", help="auto, cpu or cuda.")
 @click.option("--output", type=click.Path(path_type=Path), help="A file for the JSON, besides the console.")
-@click.option("--quick", is_flag=True, help="A window of 50, a vocabulary of 1000, three calls of 100 tokens.")
-@torch.no_grad()
-def main(calls: int, bptt: int, slow_tokens: int, vocabulary: int, name: str, output: Path | None, quick: bool) -> None:
+@click.option("--quick", is_flag=True, help="Small sizes.")
+def main(
+    calls: int,
+    bptt: int,
+    tokens: int,
+    save: Path | None,
+    slow_tokens: int,
+    vocabulary: int,
+    name: str,
+    output: Path | None,
+    quick: bool,
+) -> None:
     """Print times and ratios as JSON; an error where the losses differ."""
     keep_freed_memory()
     if quick:
-        calls, bptt, slow_tokens, vocabulary = 3, 100, 20, 1000
+        calls, bptt, tokens, slow_tokens, vocabulary = 3, 140, 20000, 20, 1000
     place = device.choose(name)
     torch.manual_seed(0)
-    layers, decoder = make_model(vocabulary, place)
-    model = model_ms(layers, decoder, bptt, calls, place)
-    text = random_text(bptt, vocabulary, place)
-    report: dict[str, object] = {"model_ms": round(model, 4)}
-    for window in [50] if quick else SETTINGS:
-        figures = compare(window, text, decoder(text[0]), min(slow_tokens, bptt), calls, model, place)
-        if figures["largest_difference"] > 1e-4:
-            raise click.ClickException(f"window {window}: losses differ by {figures['largest_difference']}")
-        report[f"window {window}"] = figures
+    if save is None:
+        model = AWDModel("LSTM", vocabulary, hidden_size=50 if quick else 1150).eval()
+        stream = torch.randint(0, vocabulary, (tokens + 1, 1), device=place)
+    else:
+        saved = load(save, place)
+        model, vocabulary = saved.model, len(saved.vocabulary)
+        stream = load_corpus(saved.options, saved.vocabulary).columns("valid", 1, place)[: tokens + 1]
+    model.to(place)
+    figures = model_figures(model, stream, min(bptt, len(stream) - 1))
+    text = random_text(bptt, model.decoder.in_features, vocabulary, place)
+    report: dict[str, object] = {"model": figures}
+    with torch.no_grad():
+        logits = F.linear(text[0], model.decoder.weight, model.decoder.bias)
+    for window_size in [50] if quick else SETTINGS:
+        found = compare(window_size, text, logits, min(slow_tokens, bptt), calls, figures, place)
+        if found["largest_difference"] > 1e-4:
+            raise click.ClickException(f"window {window_size}: losses differ by {found['largest_difference']}")
+        report[f"window {window_size}"] = found
     report |= {"bptt": bptt, "vocabulary": vocabulary, "machine": device.describe_machine()}
     text_of_report = json.dumps(report, indent=1)
     print(text_of_report)

@@ -5,23 +5,24 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from rnncore import device
+from rnncore import device, side_by_side
 from rnncore.atomic_file import cannot_write, require_folder_for
 from rnncore.datasets import loss_unit
 from rnncore.flags import command, flag
 from rnncore.progress_bar import ProgressBar
 from rnncore.run_options import device_problem
-from rnncore.windows import fixed_windows, window
 from torch import Tensor
 
 from awdlm.cache import ContinuousCache
-from awdlm.model import AWDModel
+from awdlm.model import AWDModel, State
 from awdlm.saved_model import SavedModel, find, load, load_corpus
 
 DATA, SAVE, MODEL = "data/penn", Path("best.pt"), "LSTM"
+#: Most time steps that the model reads at once, whatever --bptt is, and positions that are decoded at once.
+STEPS, ROWS = 140, 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,13 @@ class PointerOptions:
     theta: float = flag(0.6625523432485668, "--theta", help="sharpness of the cache", minimum=0.0)
     lambdasm: float = flag(0.12785920428335693, "--lambdasm", help="the cache's share", minimum=0.0, maximum=1.0)
     partial: bool = flag(False, "--partial", help="use the cache before it is full", yields=True)
-    bptt: int = flag(5000, "--bptt", help="time steps at once; does not change the result", minimum=1)
+    bptt: int = flag(5000, "--bptt", help=f"time steps at once, at most {STEPS}; does not change the result", minimum=1)
     output: Path | None = flag(None, "--output", help="file for the figures, as JSON", yields=True)
     cuda: bool = flag(False, "--cuda", help="ask for a GPU")
     device: str = flag("auto", "--device", help="auto, cpu, cuda or cuda:N", check=device_problem, yields=True)
+    amp: Literal["bf16"] | None = flag(
+        None, "--amp", help="mixed precision: bf16 computes matrix products in bfloat16", yields=True
+    )
     threads: int | None = flag(None, "--threads", help="CPU threads; otherwise torch's choice", minimum=1, yields=True)
 
 
@@ -77,7 +81,9 @@ def main(options: PointerOptions) -> None:
     for split in ("valid", "test"):
         text = corpus.columns(split, 1, place)
         cache = ContinuousCache(window=options.window, theta=options.theta, partial=options.partial)
-        results[split] = losses = evaluate(saved.model, text, cache, lambdasm=options.lambdasm, length=options.bptt)
+        with device.autocast(place, options.amp):
+            losses = evaluate(saved.model, text, cache, lambdasm=options.lambdasm, length=min(options.bptt, STEPS))
+        results[split] = losses
         print(_line(split, losses, saved, len(text) - 1), flush=True)
     if options.output is not None:
         figures = {split: losses._asdict() for split, losses in results.items()}
@@ -89,21 +95,31 @@ def main(options: PointerOptions) -> None:
 
 @torch.no_grad()
 def evaluate(model: AWDModel, text: Tensor, cache: ContinuousCache, *, lambdasm: float, length: int) -> Losses:
-    """The losses of a text ``[T, 1]`` over all its targets, ``length`` time steps at once."""
-    begin, bar = time.perf_counter(), ProgressBar()
-    state, plain, cached = model.initial_state(1), 0.0, 0.0
-    bar.start("pointer", total=len(text) - 1, done=0)
-    for start, steps in fixed_windows(len(text), length):
-        ids, targets = window(text, start, steps)
-        outputs = model(ids, state)
-        state, hidden = outputs.state, outputs.dropped[-1]
-        log_vocab = -model.loss_rows(hidden, targets)
-        mixed = cache.mixed_log_probability(log_vocab, hidden[:, 0], targets[:, 0], lambdasm=lambdasm)
-        plain -= float(log_vocab.double().sum())
-        cached -= float(mixed.double().sum())
-        bar.advance(steps)
+    """The losses of a text ``[T, 1]`` over all its targets, ``length`` time steps at once.
+
+    The model reads a long text in pieces side by side, the cache goes over its states from beginning to end.
+    """
+    begin, bar, count = time.perf_counter(), ProgressBar(), len(text) - 1
+    place, seen, plain, cached = 0, 0, 0.0, 0.0
+    bar.start("pointer", total=count, done=0)
+
+    def read(ids: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:
+        nonlocal seen
+        outputs, new = model(ids, state), min(ids.numel(), count - seen)  # what is read twice is not counted twice
+        bar.advance(new)
+        seen += new
+        return outputs.dropped[-1], outputs.state
+
+    for windows in side_by_side.read(read, text, model.initial_state, length=length):
+        states = torch.cat(windows).transpose(0, 1).flatten(0, 1)
+        for hidden in torch.split(states, ROWS):
+            targets = text[place + 1 : place + 1 + len(hidden)]
+            log_vocab = -model.loss_rows(hidden[:, None], targets)
+            mixed = cache.mixed_log_probability(log_vocab, hidden, targets[:, 0], lambdasm=lambdasm)
+            plain -= float(log_vocab.double().sum())
+            cached -= float(mixed.double().sum())
+            place += len(hidden)
     bar.close()
-    count = len(text) - 1
     return Losses(plain / count, cached / count, time.perf_counter() - begin)
 
 

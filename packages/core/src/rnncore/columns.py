@@ -37,6 +37,15 @@ def joined_state(parts: Sequence[Any], initial_state: InitialState) -> Any:
     return _mapped(join, initial_state(1), initial_state(2), *parts)
 
 
+def tensors_of(state: Any) -> list[Tensor]:
+    """The tensors of a state, in a fixed order."""
+    if state is None:
+        return []
+    if isinstance(state, (tuple, list)):
+        return [tensor for part in state for tensor in tensors_of(part)]
+    return [state]
+
+
 def _batch(one: Tensor, two: Tensor) -> int:
     """The dimension of the batch, from states of one column and of two."""
     return next(k for k in range(one.dim()) if one.shape[k] != two.shape[k])

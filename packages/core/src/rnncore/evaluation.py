@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rnncore import side_by_side
 from rnncore.device import autocast
 from rnncore.windows import fixed_windows, window
 
@@ -31,16 +32,21 @@ def evaluate(model: LanguageModel, text: Tensor, amp: str | None = None, *, leng
 
     Args:
         model: Its dropout is off meanwhile.
-        text: Token ids in columns; the state is carried from window to window.
+        text: Token ids in columns; the state is carried from window to window. A long text of one column is read in
+            pieces side by side.
         amp: ``"bf16"`` for mixed precision.
         length: Time steps of a window: they bound the memory, whatever ``--bptt`` is, and do not change the result.
     """
     training, total = model.training, torch.zeros((), device=text.device, dtype=torch.float64)
     model.train(False)
-    state = model.initial_state(text.shape[1])
     with torch.no_grad(), autocast(text.device, amp):
-        for start, steps in fixed_windows(len(text), length):
-            loss, state = model.loss_sum(*window(text, start, steps), state)
-            total += loss
+        if text.shape[1] == 1:
+            for losses in side_by_side.read(model.loss_sum, text, model.initial_state, length=length):
+                total += torch.stack(losses).double().sum()
+        else:
+            state = model.initial_state(text.shape[1])
+            for start, steps in fixed_windows(len(text), length):
+                loss, state = model.loss_sum(*window(text, start, steps), state)
+                total += loss
     model.train(training)
     return float(total) / ((len(text) - 1) * text.shape[1])
