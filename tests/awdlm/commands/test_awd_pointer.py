@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from awdlm.model import AWDModel
 from awdlm.pointer import main
-from rnncore import checkpoint
+from rnncore import checkpoint, side_by_side
 from torch import Tensor
 
 Run = Callable[..., Path]
@@ -101,6 +102,38 @@ def test_bptt_does_not_change_the_result(length: int, file: Path, figures: Calla
     for split in ("valid", "test"):
         for loss in ("model", "cached"):
             assert cut[split][loss] == pytest.approx(whole[split][loss], rel=1e-6)
+
+
+def test_pieces_side_by_side_do_not_change_the_result(
+    file: Path, data: Path, figures: Callable[..., Figures], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("valid.txt", "test.txt"):
+        (data / name).write_bytes((data / name).read_bytes() * 10)
+    words = ["--save", file, "--data", data, *CACHE, "--window", 20, "--bptt", 20]
+    whole = figures(*words)
+    columns: list[int] = []
+    forward = AWDModel.forward
+
+    def counted(self: AWDModel, ids: Tensor, state: Any) -> Any:
+        columns.append(ids.shape[1])
+        return forward(self, ids, state)
+
+    monkeypatch.setattr(AWDModel, "forward", counted)
+    monkeypatch.setattr(side_by_side, "PIECES", 3)
+    monkeypatch.setattr(side_by_side, "SHORTEST_PIECE", 40)
+    cut = figures(*words)
+    for split in ("valid", "test"):
+        for loss in ("model", "cached"):
+            assert cut[split][loss] == pytest.approx(whole[split][loss], rel=1e-6)
+    assert columns.count(3) > columns.count(1)
+
+
+def test_mixed_precision(file: Path, figures: Callable[..., Figures]) -> None:
+    exact = figures("--save", file, *CACHE, "--window", 20)["test"]
+    found = figures("--save", file, *CACHE, "--window", 20, "--amp", "bf16")["test"]
+    for loss in ("model", "cached"):
+        assert found[loss] == pytest.approx(exact[loss], rel=1e-2)
+        assert found[loss] != exact[loss]
 
 
 def test_a_cache_that_is_never_full_is_not_used(lstm: Path, figures: Callable[..., Figures]) -> None:
