@@ -26,11 +26,12 @@ class Model(nn.Module):
     def __init__(self, forget_bias: float) -> None:
         super().__init__()
         self.embedding = nn.Embedding(V, H)
-        self.layers = nn.ModuleList(LSTMLayer(H, H) for _ in range(2))
+        layers = [LSTMLayer(H, H) for _ in range(2)]
+        self.layers = nn.ModuleList(layers)
         self.decoder = nn.Linear(H, V)
         self.windows: list[int] = []
         with torch.no_grad():
-            for layer in self.layers:
+            for layer in layers:
                 layer.bias_ih_l0[H : 2 * H] = forget_bias
 
     def initial_state(self, batch_size: int) -> Any:
@@ -86,18 +87,29 @@ def test_short_texts_are_not_cut() -> None:
     assert set(model.windows) == {1}
 
 
-@pytest.mark.parametrize("memory", [1, 30, 10**6])
+def test_a_state_of_integers_is_read_from_beginning_to_end() -> None:
+    columns = []
+
+    def read_window(ids: Tensor, targets: Tensor, state: Tensor) -> tuple[None, Tensor]:
+        columns.append(ids.shape[1])
+        return None, state
+
+    list(side_by_side.read(read_window, torch.zeros(2000, 1), lambda size: torch.zeros(1, size).int(), length=10))
+    assert set(columns) == {1}
+
+
+@pytest.mark.parametrize("memory", [1, 30, 700])
 @pytest.mark.parametrize("count", [2, 11, 801, 817, 4000, 6007])
 def test_results_come_in_the_order_of_the_text(count: int, memory: int) -> None:
-    """The state is the last tokens, up to ``memory`` of them summed: an integer state that is forgotten or not."""
-    text = torch.randint(0, 1000, (count, 1))
+    """The state is the last tokens, ``memory`` of them: after as many steps nothing else is left of a state."""
+    text = torch.randint(0, 1000, (count, 1)).double()
 
     def read_window(ids: Tensor, targets: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         known = torch.cat([state, ids])
         return torch.stack([ids, targets, known[: len(ids)]], 2), known[-len(state) :]
 
     def initial_state(batch_size: int) -> Tensor:
-        return torch.full((min(memory, 700), batch_size), -1)
+        return torch.full((memory, batch_size), -1.0).double()
 
     stretches = side_by_side.read(read_window, text, initial_state, length=10)
     found = torch.cat([torch.cat(windows).transpose(0, 1).flatten(0, 1) for windows in stretches])
