@@ -21,7 +21,7 @@ import torch
 from awdlm.cache import ContinuousCache
 from awdlm.model import AWDModel, State
 from awdlm.pointer import STEPS
-from awdlm.saved_model import load, load_corpus
+from awdlm.saved_model import find, load, load_corpus
 from rnncore import device, side_by_side
 from rnncore.memory import keep_freed_memory
 from rnncore.windows import fixed_windows, window
@@ -149,7 +149,11 @@ def compare(
 @click.option("--calls", default=5, help="Timed calls of the cache, after one more.")
 @click.option("--bptt", default=1000, help="Tokens of one call, and of the text that the model reads in one column.")
 @click.option("--tokens", default=65536, help="Tokens that the model reads side by side.")
-@click.option("--save", type=click.Path(path_type=Path), help="A trained model, to read its own validation text.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="A checkpoint or run directory: a trained model, which reads its own validation text.",
+)
 @click.option("--slow_tokens", default=100, help="Tokens that the loop is timed on.")
 @click.option("--vocabulary", default=10000, help="Vocabulary size.")
 @click.option("--device", "name", default="auto", help="auto, cpu or cuda.")
@@ -176,7 +180,7 @@ def main(
         model = AWDModel("LSTM", vocabulary, hidden_size=50 if quick else 1150).eval()
         stream = torch.randint(0, vocabulary, (tokens + 1, 1), device=place)
     else:
-        saved = load(save, place)
+        saved = load(find(save, save, flag="--save"), place)
         model, vocabulary = saved.model, len(saved.vocabulary)
         stream = load_corpus(saved.options, saved.vocabulary).columns("valid", 1, place)[: tokens + 1]
     model.to(place)
