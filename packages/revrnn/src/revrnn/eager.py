@@ -198,7 +198,7 @@ def _advance(
     if active is not None:
         state = torch.where(active[:, None], state, h.to(torch.int64))
     value.copy_(to_float(h.copy_(state), value.dtype))
-    return None, state.abs().amax()
+    return None, state.abs().amax() if state.numel() else state.new_zeros(())
 
 
 def _retreat(h: Tensor, z: Tensor, u: Tensor, word: Tensor, start: int, active: Tensor | None, value: Tensor) -> None:

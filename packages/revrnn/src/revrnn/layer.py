@@ -91,8 +91,8 @@ class _ReversibleRNN(nn.Module):
             raise RuntimeError(
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
             )
-        if x.numel() == 0:
-            raise RuntimeError("Expected sequence length and batch size to be larger than 0 in RNN")
+        if not x.shape[1 if self.batch_first and x.dim() == 3 else 0]:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(self.weights()[0].ih.dtype)  # a layer before this one may have given bfloat16
         batched, batch_first = x.dim() == 3, self.batch_first and x.dim() == 3

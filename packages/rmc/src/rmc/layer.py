@@ -104,7 +104,7 @@ class RelationalMemory(nn.Module):
         alike = memory is None
         memory = self.initial_state(x.shape[1]) if memory is None else memory
         attention: list[Tensor] = []
-        few = not torch.is_grad_enabled() and len(x) < self.FEW_STEPS
+        few = not x.shape[1] or (not torch.is_grad_enabled() and len(x) < self.FEW_STEPS)
         if return_attention or few or memory.dtype not in WIDE:
             states = []
             for step in x:

@@ -37,7 +37,7 @@ def step_product(weight: Tensor, rows: int, steps: int, dtype: torch.dtype | Non
 def input_gradient(by_gates: Tensor, weight: Tensor, dtype: torch.dtype | None) -> Tensor:
     """The gradient by x ``[T, B, I]`` of `project`, of the gates' type."""
     rows = by_gates.flatten(0, 1).to(dtype or by_gates.dtype)
-    return (rows @ weight.to(rows.dtype)).view(*by_gates.shape[:2], -1).to(by_gates.dtype)
+    return (rows @ weight.to(rows.dtype)).view(*by_gates.shape[:2], weight.shape[1]).to(by_gates.dtype)
 
 
 def weight_gradient(by_gates: Tensor, operand: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -1,0 +1,70 @@
+"""Layers that are given a batch of 0, or no time step, do as ``torch.nn.LSTM`` does."""
+
+from typing import Any
+
+import pytest
+import torch
+from awdlm import QRNN
+from revrnn import RevGRU, RevLSTM
+from rmc import RelationalMemory
+from rnncore import native
+from rnncore.lstm import LSTMLayer
+from selfish import ONLSTM, RHN
+from torch import Tensor, nn
+from urlstm import URGRU, URLSTM
+
+INPUTS, UNITS = 4, 6
+LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "LSTMLayer": (LSTMLayer, {}),
+    "QRNN": (QRNN, {"window": 2, "num_layers": 2}),
+    "RevGRU": (RevGRU, {}),
+    "RevGRU-stored": (RevGRU, {"reversible": False}),
+    "RevLSTM": (RevLSTM, {"num_layers": 2}),
+    "URLSTM": (URLSTM, {"bidirectional": True}),
+    "URLSTM-ordered": (URLSTM, {"gate": "or-lstm"}),
+    "URGRU": (URGRU, {}),
+    "ONLSTM": (ONLSTM, {"num_layers": 2, "chunk_size": 2}),
+    "RHN": (RHN, {"depth": 3, "recurrent_dropout": 0.5}),
+    "RelationalMemory": (RelationalMemory, {"head_size": 3, "num_heads": 2}),
+    "RelationalMemory-sonnet": (RelationalMemory, {"head_size": 3, "num_blocks": 2, "variant": "sonnet"}),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request: pytest.FixtureRequest) -> nn.Module:
+    kind, options = LAYERS[request.param]
+    sizes = (INPUTS, 2) if kind is RelationalMemory else (INPUTS, UNITS)  # of a memory: slots
+    return kind(*sizes, **options)
+
+
+def tensors(nested: Any) -> list[Tensor]:
+    return [nested] if isinstance(nested, Tensor) else [each for part in nested for each in tensors(part)]
+
+
+@pytest.mark.parametrize("operators", ["native", "eager"])
+@pytest.mark.parametrize("steps", [1, 9])
+def test_an_empty_batch_has_empty_outputs_and_zero_gradients(
+    layer: nn.Module, steps: int, operators: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if operators == "eager":
+        monkeypatch.setattr(native, "load", lambda source: False)
+    one, state_of_one = layer(torch.zeros(steps, 1, INPUTS))
+    x = torch.zeros(steps, 0, INPUTS, requires_grad=True)
+    output, state = layer(x)
+    output.sum().backward()
+    with torch.no_grad():
+        again, _ = layer(x)
+    assert output.shape == again.shape == (steps, 0, one.shape[2])
+    pairs = zip(tensors(state), tensors(state_of_one), strict=True)
+    assert all(empty.numel() == 0 and empty.dim() == full.dim() for empty, full in pairs)
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+    trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in trained)
+
+
+def test_no_time_step_is_refused(layer: nn.Module) -> None:
+    x, message = torch.zeros(0, 2, INPUTS), "^Expected sequence length to be larger than 0 in RNN$"
+    for each in (layer, nn.LSTM(INPUTS, UNITS)):
+        with pytest.raises(RuntimeError, match=message):
+            each(x)
