@@ -166,6 +166,12 @@ def test_a_model_that_is_far_off(
     assert "test: ppl inf without the cache" in capsys.readouterr().out
 
 
+def test_an_infinite_loss_is_null(lstm: Path, figures: Callable[..., Figures]) -> None:
+    """One state that the cache holds cannot have been followed by every word: some target has probability 0."""
+    found = figures("--save", lstm, "--lambdasm", "1", "--window", "1")
+    assert all(losses["cached"] is None and losses["model"] > 0 for losses in found.values())
+
+
 @pytest.mark.parametrize("place", ["run", "file", "newest", "finetuned"])
 def test_the_model_is_found(
     place: str,

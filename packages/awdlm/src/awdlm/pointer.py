@@ -1,7 +1,6 @@
 """``awdlm-pointer``: a trained model with a continuous cache over its recent states (Grave et al. 2016)."""
 
 import dataclasses
-import json
 import math
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from rnncore.datasets import loss_unit
 from rnncore.flags import command, flag
 from rnncore.progress_bar import ProgressBar
 from rnncore.run_options import device_problem
+from rnncore.strict_json import json_text
 from torch import Tensor
 
 from awdlm.cache import ContinuousCache
@@ -37,7 +37,12 @@ class PointerOptions:
     lambdasm: float = flag(0.12785920428335693, "--lambdasm", help="the cache's share", minimum=0.0, maximum=1.0)
     partial: bool = flag(False, "--partial", help="use the cache before it is full", yields=True)
     bptt: int = flag(5000, "--bptt", help=f"time steps at once, at most {STEPS}; does not change the result", minimum=1)
-    output: Path | None = flag(None, "--output", help="file for the figures, as JSON", yields=True)
+    output: Path | None = flag(
+        None,
+        "--output",
+        help="file for the figures, as JSON; null is an infinite loss, as of a word that a cache of share 1 lacks",
+        yields=True,
+    )
     cuda: bool = flag(False, "--cuda", help="ask for a GPU")
     device: str = flag("auto", "--device", help="auto, cpu, cuda or cuda:N", check=device_problem, yields=True)
     amp: Literal["bf16"] | None = flag(
@@ -88,7 +93,7 @@ def main(options: PointerOptions) -> None:
     if options.output is not None:
         figures = {split: losses._asdict() for split, losses in results.items()}
         try:
-            options.output.write_text(json.dumps(figures, indent=1) + "\n")
+            options.output.write_text(json_text(figures, indent=1) + "\n")
         except OSError as error:
             raise cannot_write(options.output, error) from error
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import math
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from rnncore.atomic_file import cannot_write, replace_file
 from rnncore.errors import UserError
+from rnncore.strict_json import json_text
 
 Event = Literal["step", "valid", "test", "end"]
 
@@ -28,8 +28,7 @@ class MetricsFile:
 
     def write(self, event: Event, numbers: dict[str, float]) -> None:
         """Append one line; a number that is not finite becomes null. Raises UserError when the disk refuses."""
-        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        line = json.dumps({"event": event, **finite}, allow_nan=False) + "\n"
+        line = json_text({"event": event, **numbers}) + "\n"
         try:
             self._file.write(line.encode())
             self._file.flush()

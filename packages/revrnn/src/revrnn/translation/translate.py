@@ -1,6 +1,5 @@
 """``revrnn-nmt-translate``: translates a text with a trained model."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from rnncore.atomic_file import cannot_write, require_folder_for
 from rnncore.errors import UserError
 from rnncore.flags import REQUIRED, command, flag
 from rnncore.run_options import device_problem
+from rnncore.strict_json import json_text
 
 from revrnn.translation.beam import Penalties
 from revrnn.translation.bleu import bleu
@@ -158,7 +158,7 @@ def _save(options: TranslateOptions, found: list[Translation]) -> None:
     lines = [" ".join(words) for each in found for words in each.words[: options.n_best]]
     write_lines(options.output, lines)
     if options.dump_beam:
-        write_lines(Path(options.dump_beam), [json.dumps([each.beams or {} for each in found])])
+        write_lines(Path(options.dump_beam), [json_text([each.beams or {} for each in found])])
     print(f"{len(lines):,} translations in {options.output}")
 
 
