@@ -166,7 +166,8 @@ def test_a_file_that_is_wrong(content: str, expected: str, refused: Refused, tmp
 @pytest.mark.parametrize(
     ("command", "words", "expected"),
     [
-        (compare.main, "adding --gates lstm,u_lstm", "('u_lstm' is none of them)"),
+        (compare.main, "adding --gates foo", "u-lstm, r-lstm, ur-lstm, o-lstm, or-lstm, gru, ur-gru, not 'foo'"),
+        (compare.main, "adding --gates lstm,u_lstm", "('u_lstm' is none of them), not 'lstm,u_lstm'"),
         (compare.main, "adding --gates lstm,lstm", "--gates must name each gate once"),
         (compare.main, "adding --seeds 0", "--seeds must be at least 1, not 0"),
         (compare.main, "adding --model_type lstm", "a comparison takes its gates from --gates"),

@@ -36,7 +36,8 @@ def gates_problem(text: str) -> str | None:
     names = text.split(",")
     unknown = [name for name in names if name not in GATES]
     if unknown:
-        return f"must be gates separated by commas, of {', '.join(GATES)} ({unknown[0]!r} is none of them)"
+        which = "" if unknown == [text] else f" ({unknown[0]!r} is none of them)"
+        return f"must be gates separated by commas, of {', '.join(GATES)}{which}"
     return None if len(set(names)) == len(names) else "must name each gate once"
 
 
