@@ -24,6 +24,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNNCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RNNCORE_NATIVE", raising=False)
     monkeypatch.setattr(native, "_SHARED", tmp_path / "shared")  # where the core has no sources
+    monkeypatch.setattr(native, "_told", set())
 
 
 @pytest.fixture
@@ -183,7 +184,52 @@ def test_a_cache_folder_that_cannot_be_made_is_one_warning(
     (tmp_path / "file").touch()
     monkeypatch.setenv("RNNCORE_CACHE", str(tmp_path / "file"))
     assert not native.load(source_file(tmp_path / "a"))
-    assert len(warnings(caplog)) == 1
+    assert not native.load(source_file(tmp_path / "b", SOURCE + "// of another package\n"))
+    (message,) = warnings(caplog)
+    assert f"({tmp_path / 'file' / 'native'} cannot be used: Not a directory)" in message
+    assert message.endswith("; set RNNCORE_CACHE to another folder, or set RNNCORE_NATIVE=0")
+    assert "compiler" not in message
+
+
+@needs_compiler
+def test_a_folder_whose_programs_may_not_run_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load_library(path: str) -> None:
+        """As torch on a file system that is mounted with noexec."""
+        loader = OSError(f"{path}: failed to map segment from shared object")
+        raise OSError(f"Could not load this library: {path}") from loader
+
+    monkeypatch.setattr(native.torch.ops, "load_library", load_library)
+    assert not native.load(source_file(tmp_path / "a"))
+    assert not native.load(source_file(tmp_path / "b", SOURCE.replace("42", "43")))
+    (message,) = warnings(caplog)
+    assert f"({tmp_path / 'cache' / 'native'} cannot be used: failed to map segment from shared object)" in message
+    assert "set RNNCORE_CACHE to another folder" in message
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("$$.h:3:1: fatal error: y.h: No such file or directory", "name another C++ compiler in CXX"),
+        ("ld: final link failed: No space left on device\ncollect2: error: ld returned 1", "make room on the disk"),
+    ],
+)
+def test_each_cause_is_one_warning_with_its_remedy(
+    said: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = tmp_path / "failing-compiler"
+    script.write_text(
+        f'#!/bin/sh\necho "$*" | grep -q other.cpp && echo "error: other" >&2 || echo "{said}" >&2\nexit 1\n'
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(script))
+    for name in ("first.cpp", "second.cpp", "other.cpp"):
+        assert not native.load(source_file(tmp_path / name, SOURCE, name))
+    message, other = warnings(caplog)
+    assert f"{said.splitlines()[0].removeprefix('$$')})" in message
+    assert message.endswith(f"; {remedy}, or set RNNCORE_NATIVE=0")
+    assert "(error: other)" in other
 
 
 @needs_compiler

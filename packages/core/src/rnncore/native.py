@@ -5,6 +5,7 @@ processor, with the system's compiler, and kept in the cache folder; those that 
 the same time. Without a compiler, or with ``RNNCORE_NATIVE=0`` in the environment, callers use their eager path.
 """
 
+import errno
 import functools
 import hashlib
 import logging
@@ -42,6 +43,21 @@ _FLAGS = (
 )
 
 
+_OTHER_COMPILER = "name another C++ compiler in CXX"
+#: What the loader says in a file system whose programs may not run.
+_NO_PROGRAMS = "failed to map segment from shared object"
+#: Causes that this process has warned of.
+_told: set[str] = set()
+
+
+class _CompilerError(RuntimeError):
+    """The compiler is missing, or refuses a source; ``remedy`` is what helps."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
 @functools.cache
 def load(source: Path) -> bool:
     """Makes the operators of a C++ source file callable as ``torch.ops.<library>.<operator>``.
@@ -54,7 +70,7 @@ def load(source: Path) -> bool:
         source: The ``.cpp`` file; headers of its own lie beside it, and it may include those of ``kernels/``.
 
     Returns:
-        Whether the operators can be called. A failed build logs one warning.
+        Whether the operators can be called. If not, one warning says why, once for the sources with the same cause.
     """
     if os.environ.get("RNNCORE_NATIVE", "1") == "0":
         return False
@@ -65,14 +81,27 @@ def load(source: Path) -> bool:
         except OSError:  # not built yet, or damaged
             _build_with_others(source)
             torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = str(error).strip().splitlines()
-        logger.warning(
-            "no native kernels (%s): the slower eager ones are used; install a C++ compiler, or set RNNCORE_NATIVE=0",
-            reason[-1] if reason else type(error).__name__,
-        )
+    except (OSError, RuntimeError) as error:
+        _warn(error)
         return False
     return True
+
+
+def _warn(error: OSError | RuntimeError) -> None:
+    """Tells why there are no kernels, and what to do about it."""
+    told = (error.__cause__ or error) if isinstance(error, OSError) else error  # torch hides what the loader says
+    reason, remedy = (str(told).strip().splitlines() or [type(told).__name__])[-1], _OTHER_COMPILER
+    if isinstance(error, _CompilerError):
+        remedy = error.remedy
+    elif isinstance(told, OSError) and (told.errno or _NO_PROGRAMS in reason):
+        reason = f"{cache_root() / 'native'} cannot be used: {told.strerror or _NO_PROGRAMS}"
+        remedy = "set RNNCORE_CACHE to another folder"
+    cause = reason.rpartition("error:")[2]  # without the compiler's word of the place
+    if cause not in _told:
+        _told.add(cause)
+        logger.warning(
+            "no native kernels (%s): the slower eager ones are used; %s, or set RNNCORE_NATIVE=0", reason, remedy
+        )
 
 
 def _library(source: Path) -> Path:
@@ -119,8 +148,16 @@ def _build(source: Path) -> None:
             *("-I", str(_SHARED), "-isystem", str(torch_root / "include")),
             *(str(source), "-o", str(target), f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10"),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        except OSError as error:
+            raise _CompilerError(str(error), "install a C++ compiler") from error
+        except subprocess.TimeoutExpired as error:
+            raise _CompilerError("the compiler took ten minutes", _OTHER_COMPILER) from error
+        lines = done.stderr.splitlines()
+        if full := [line for line in lines if os.strerror(errno.ENOSPC) in line]:
+            raise _CompilerError(full[0], "make room on the disk")
         if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or ["the compiler failed"]
-            raise RuntimeError(errors[0])
+            errors = [line for line in lines if "error" in line] or ["the compiler failed"]
+            raise _CompilerError(errors[0], _OTHER_COMPILER)
         os.replace(target, library)
