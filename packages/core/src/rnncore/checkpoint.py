@@ -17,6 +17,7 @@ from rnncore.atomic_file import cannot_write, replace_file
 from rnncore.device import restore_rng as restore_rng  # a checkpoint's reader finds both under one name
 from rnncore.device import rng_state as rng_state
 from rnncore.errors import UserError
+from rnncore.out_of_memory import shortage
 
 FORMAT = 1
 
@@ -104,10 +105,10 @@ def _unpack(path: Path, file: IO[bytes], map_location: str | torch.device) -> di
     file.seek(0)
     try:
         state = torch.load(file, map_location=map_location, weights_only=True)
-    except (OSError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the sum is right, so whatever torch cannot read was never one of ours
-        raise foreign from error
+    except Exception as error:
+        if isinstance(error, OSError) or shortage(error):
+            raise
+        raise foreign from error  # the sum is right, so whatever torch cannot read was never one of ours
     if not isinstance(state, dict) or "format" not in state:
         raise foreign
     return state

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from rnncore.errors import UserError
+from rnncore.out_of_memory import told_in_one_line
 from rnncore.run_log import RunLog
 
 DIVERGED = "the weights are no longer finite numbers; use a smaller --lr or --clip"
@@ -42,10 +43,11 @@ def diverged(model: nn.Module) -> bool:
 def numbered_step(log: RunLog, model: nn.Module, *, saved: bool) -> Iterator[None]:
     """Adds to a UserError of the step under way its number and, if ``saved``, that the last checkpoint is from before.
 
-    Where the weights are what went wrong, the line says that instead.
+    Where the weights are what went wrong, the line says that instead. Memory that does not suffice is a UserError, too.
     """
     try:
-        yield
+        with told_in_one_line():
+            yield
     except UserError as error:
         reason = DIVERGED if diverged(model) else error.message
         kept = "; the last checkpoint is from before it" if saved else ""

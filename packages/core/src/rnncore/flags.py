@@ -38,6 +38,7 @@ from rnncore.flag_parser import rewrite
 from rnncore.flag_spec import CONFIG, METADATA_KEY, Flag, Rules, flags_of, plain_key
 from rnncore.flag_values import closest, from_text, from_yaml, shown, to_yaml
 from rnncore.launcher import require_one_process
+from rnncore.out_of_memory import told_in_one_line
 
 T = TypeVar("T")
 Options = TypeVar("Options")
@@ -180,7 +181,7 @@ class OptionsCommand(click.Command, Generic[Options]):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Part of click's interface: runs the command."""
-        with shown_log():
+        with shown_log(), told_in_one_line():
             return super().invoke(ctx)
 
     def _alone(self, function: Callable[[Options], object], options: Options) -> object:
