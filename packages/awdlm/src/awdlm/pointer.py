@@ -1,7 +1,6 @@
 """``awdlm-pointer``: a trained model with a continuous cache over its recent states (Grave et al. 2016)."""
 
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,6 +10,7 @@ from rnncore import device, side_by_side
 from rnncore.atomic_file import cannot_write, require_folder_for
 from rnncore.datasets import loss_unit
 from rnncore.flags import command, flag
+from rnncore.loss_units import converted
 from rnncore.progress_bar import ProgressBar
 from rnncore.run_options import device_problem
 from rnncore.strict_json import json_text
@@ -130,7 +130,6 @@ def evaluate(model: AWDModel, text: Tensor, cache: ContinuousCache, *, lambdasm:
 
 def _line(split: str, losses: Losses, saved: SavedModel, count: int) -> str:
     unit = loss_unit(saved.options.level, saved.options.data)
-    both = torch.tensor(losses[:2], dtype=torch.float64)
-    without, with_cache = (both / math.log(2) if unit == "bpc" else both.exp()).tolist()
+    without, with_cache = (converted(loss, unit) for loss in (losses.model, losses.cached))
     speed = f"{1e3 * losses.seconds / count:.3f} ms a token"
     return f"{split}: {unit} {without:.3f} without the cache | {unit} {with_cache:.3f} with it | {speed}"

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import platformdirs
 
@@ -16,6 +15,7 @@ from rnncore.core_datasets import CORE
 from rnncore.dataset_description import Dataset
 from rnncore.dataset_preparation import SPLIT_FILES
 from rnncore.errors import UserError
+from rnncore.loss_units import Unit
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def locate(
     return directory
 
 
-def loss_unit(level: str, data: str, known: Sequence[Dataset] = CORE) -> Literal["ppl", "bpc"]:
+def loss_unit(level: str, data: str, known: Sequence[Dataset] = CORE) -> Unit:
     """How a loss is told beside nats: in bits per character where tokens are characters, else as perplexity.
 
     Args:

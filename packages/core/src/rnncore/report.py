@@ -10,7 +10,7 @@ import click
 
 from rnncore.atomic_file import cannot_write
 from rnncore.errors import UserError
-from rnncore.run_summary import RunSummary, Unit, converted, summarise_all, table
+from rnncore.run_summary import RunSummary, Shown, as_shown, summarise_all, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def _draw(summaries: Sequence[RunSummary], output: Path) -> None:
         raise UserError(f"cannot draw to {output}: give a name that ends in .png, .pdf or .svg")
     left, right = figure.subplots(1, 2)
     units = {summary.unit for summary in summaries}
-    unit: Unit = units.pop() if len(units) == 1 else "ppl"
+    unit: Shown = units.pop() if len(units) == 1 else "ppl"
     for number, summary in enumerate(summaries):
         _curves(left, summary, f"C{number % 10}", "loss")
         _curves(right, summary, f"C{number % 10}", unit)
@@ -81,7 +81,7 @@ def _draw(summaries: Sequence[RunSummary], output: Path) -> None:
         raise UserError(f"cannot draw to {output}: {error}") from None
 
 
-def _curves(axes: Axes, run: RunSummary, colour: str, unit: Unit) -> None:
+def _curves(axes: Axes, run: RunSummary, colour: str, unit: Shown) -> None:
     """Training as a thin line, validation as a line with a marker per evaluation, the test as a star."""
     styles = (
         (run.train, {"linewidth": 0.8, "alpha": 0.6}),
@@ -91,7 +91,7 @@ def _curves(axes: Axes, run: RunSummary, colour: str, unit: Unit) -> None:
     for points, style in styles:
         if points:
             steps = [step for step, _ in points]
-            values = [converted(loss, unit) for _, loss in points]
+            values = [as_shown(loss, unit) for _, loss in points]
             axes.plot(steps, values, color=colour, **style)
 
 

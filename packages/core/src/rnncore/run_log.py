@@ -21,13 +21,12 @@ from rnncore.atomic_file import cannot_write
 from rnncore.device import describe_machine
 from rnncore.errors import UserError
 from rnncore.event_files import EventFiles
+from rnncore.loss_units import Unit, converted
 from rnncore.memory import peak_cuda_mb, peak_rss_mb
 from rnncore.metrics_file import MetricsFile
 from rnncore.progress_bar import ProgressBar, print_above
 from rnncore.run_directory import RunDirectory
 from rnncore.step_meter import StepMeter
-
-Unit = Literal["ppl", "bpc"]
 
 _RESERVED = {"event", "epoch", "step", "loss", "ms", "tokens_per_s", "ppl", "bpc"}
 
@@ -158,9 +157,9 @@ class RunLog:
             self._record(event, {"loss": loss, **more})
             self.say(f"{self._place()} | {event} loss {loss:.4g}{_listed(more)}")
             return
-        converted = self._converted(loss)
-        self._record(event, {"loss": loss, self._unit: converted, **more})
-        self.say(f"{self._place()} | {event} loss {loss:.4f} | {event} {self._unit} {converted:.3f}{_listed(more)}")
+        shown = converted(loss, self._unit)
+        self._record(event, {"loss": loss, self._unit: shown, **more})
+        self.say(f"{self._place()} | {event} loss {loss:.4f} | {event} {self._unit} {shown:.3f}{_listed(more)}")
 
     @contextlib.contextmanager
     def outside_step(self) -> Iterator[None]:
@@ -219,7 +218,7 @@ class RunLog:
         speed = f"{summary.ms:.1f} ms | {summary.tokens_per_s:,.0f} tokens/s"
         shown = f"loss {summary.loss:.4g}"
         if self._unit is not None:
-            shown = f"loss {summary.loss:.4f} | {self._unit} {self._converted(summary.loss):.2f}"
+            shown = f"loss {summary.loss:.4f} | {self._unit} {converted(summary.loss, self._unit):.2f}"
         self.say(f"{self._place()} | {shown} | {speed}{_listed(more)}")
         self._show(summary.loss, summary.ms)
 
@@ -241,16 +240,11 @@ class RunLog:
         kept = f"; {self._run.last} is from before it" if self._run.last.exists() else ""
         return f"; a smaller learning rate or stronger clipping may help{kept}"
 
-    def _converted(self, loss: float) -> float:
-        if self._unit == "bpc":
-            return loss / math.log(2)
-        return math.exp(loss) if loss < 700 else math.inf
-
     def _show(self, loss: float, milliseconds: float) -> None:
         step = "" if self._total_steps is None else f" | step {self.global_step}/{self._total_steps}"
         shown = f"loss {loss:.3g}"
         if self._unit is not None:
-            shown = f"loss {loss:.3f} | {self._unit} {self._converted(loss):.1f}"
+            shown = f"loss {loss:.3f} | {self._unit} {converted(loss, self._unit):.1f}"
         self._bar.text(f"{shown} | {milliseconds:.1f} ms{step}")
 
     def _place(self) -> str:

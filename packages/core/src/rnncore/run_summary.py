@@ -1,6 +1,5 @@
 """What the metrics of finished and unfinished runs amount to, and a table of it."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rnncore.errors import UserError
+from rnncore.loss_units import Unit, converted
 from rnncore.metrics_file import read_metrics
 
 Points = list[tuple[int, float]]
-Unit = Literal["ppl", "bpc", "loss"]
+#: "loss": as it is.
+Shown = Unit | Literal["loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class RunSummary:
     """
 
     name: str
-    unit: Unit
+    unit: Shown
     train: Points
     valid: Points
     test: Points
@@ -75,13 +76,9 @@ def table(summaries: Sequence[RunSummary]) -> str:
     return "\n".join("  ".join(_aligned(row, widths)).rstrip() for row in rows)
 
 
-def converted(loss: float, unit: Unit) -> float:
-    """A loss in nats as perplexity (infinite where it overflows) or as bits; or as it is."""
-    if unit == "loss":
-        return loss
-    if unit == "bpc":
-        return loss / math.log(2)
-    return math.exp(loss) if loss < 700 else math.inf
+def as_shown(loss: float, unit: Shown) -> float:
+    """A loss in the unit in which it is shown."""
+    return loss if unit == "loss" else converted(loss, unit)
 
 
 def _summary(run: Path, rows: list[dict[str, Any]]) -> RunSummary:
@@ -104,7 +101,7 @@ def _summary(run: Path, rows: list[dict[str, Any]]) -> RunSummary:
     )
 
 
-def _unit(rows: list[dict[str, Any]]) -> Unit:
+def _unit(rows: list[dict[str, Any]]) -> Shown:
     """By the evaluations; a run without one counts as one of words until it tells."""
     evaluated = [row for row in rows if row["event"] in ("valid", "test")]
     if any("bpc" in row for row in evaluated):
@@ -139,7 +136,7 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
     )
 
 
-def _loss(loss: float | None, unit: Unit) -> str:
+def _loss(loss: float | None, unit: Shown) -> str:
     if loss is None:
         return "-"
     return f"{loss:.4g}" if unit == "loss" else f"{converted(loss, unit):.3f} {unit}"

@@ -19,10 +19,11 @@ from rnncore import checkpoint, device, report
 from rnncore.distributed import CommonInterrupt, Ranks
 from rnncore.flags import to_dict
 from rnncore.interrupts import Interrupt, deferred_interrupt
+from rnncore.loss_units import Unit
 from rnncore.memory import keep_freed_memory
 from rnncore.resumption import open_resumed
 from rnncore.run_directory import RunDirectory
-from rnncore.run_log import RunLog, Unit
+from rnncore.run_log import RunLog
 from rnncore.run_options import RunOptions
 from rnncore.run_state import UnderWay, restore
 from rnncore.vocabulary import Vocabulary

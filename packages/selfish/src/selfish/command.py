@@ -13,6 +13,7 @@ from rnncore.cuda_graph import GraphedStep
 from rnncore.datasets import loss_unit
 from rnncore.evaluation import evaluate
 from rnncore.gradient import loss_and_gradient
+from rnncore.loss_units import converted
 from rnncore.run_directory import RunDirectory
 from rnncore.run_log import RunLog
 from rnncore.run_options import describe
@@ -87,11 +88,10 @@ def _evaluate_saved(
     """Prints the losses of a saved model."""
     model = load_to_evaluate(options, command, corpus, place)
     unit = loss_unit(options.level, options.data)
+    digits = 4 if unit == "bpc" else 3
     for split, text in _texts_of(corpus, {}, recipe, place).items():
         loss = evaluate(model, text, options.amp)
-        nats = torch.tensor(loss, dtype=torch.float64)
-        shown = f"ppl {nats.exp():.3f}" if unit == "ppl" else f"bpc {nats / np.log(2):.4f}"
-        print(f"{options.evaluate} | {split} loss {loss:.4f} | {split} {shown}")
+        print(f"{options.evaluate} | {split} loss {loss:.4f} | {split} {unit} {converted(loss, unit):.{digits}f}")
 
 
 def _texts_of(corpus: Corpus, others: dict[str, int], recipe: Recipe, place: torch.device) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ import torch
 from rnncore import device, training_run
 from rnncore.divergence import require_finite_step
 from rnncore.interrupts import Interrupt
+from rnncore.loss_units import Unit
 from rnncore.run_directory import RunDirectory
-from rnncore.run_log import RunLog, Unit
+from rnncore.run_log import RunLog
 from rnncore.run_state import keep_best
 from rnncore.training_run import Resumed
 from rnncore.vocabulary import Vocabulary
