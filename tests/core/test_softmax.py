@@ -1,9 +1,9 @@
-"""Cross entropy of logits and its gradient, natively and by torch's operators, against ``F.cross_entropy``."""
+"""Cross entropy of logits and its gradient, natively and by torch's operators, against ``F.cross_entropy``; cumax."""
 
 import pytest
 import torch
 from rnncore import softmax
-from rnncore.softmax import cross_entropy, cross_entropy_gradient
+from rnncore.softmax import cross_entropy, cross_entropy_gradient, cumax_gradient
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -108,3 +108,11 @@ def test_bits_do_not_depend_on_threads() -> None:
         torch.set_num_threads(threads)
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
+def test_the_gradient_of_cumax() -> None:
+    logits, weights, _ = example(5, 8)
+    shares = logits.requires_grad_().softmax(1)
+    (expected_gradient,) = torch.autograd.grad((shares.cumsum(1).sin() @ weights).sum(), logits)
+    by_sums = weights * shares.cumsum(1).cos()
+    torch.testing.assert_close(cumax_gradient(by_sums, shares), expected_gradient, rtol=1e-12, atol=1e-15)

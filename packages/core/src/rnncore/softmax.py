@@ -1,7 +1,7 @@
-"""Softmax cross entropy of logits that are at hand, and its gradient in their place.
+"""Softmax cross entropy of logits that are at hand, and its gradient in their place; the gradient of cumax.
 
-On CPU one native pass reads a row of logits once and writes it once; without it torch's operators pass over them
-seven times. Shapes: N rows, V logits of each.
+On CPU one native pass of the cross entropy reads a row of logits once and writes it once; without it torch's operators
+pass over them seven times. Shapes: N rows, V logits of each.
 """
 
 from pathlib import Path
@@ -50,6 +50,17 @@ def cross_entropy_gradient(
     if grad_bias is not None:
         grad_bias.add_(gradient.sum(0), alpha=scale)
     return losses, F.pad(gradient.to(logits.dtype), (0, 0, 0, left))
+
+
+def cumax_gradient(grad: Tensor, shares: Tensor) -> Tensor:
+    """The gradient by the logits of cumax, the cumulative sum of a softmax (Shen et al. 2019, arXiv 1810.09536).
+
+    Args:
+        grad: By the cumulative sum, ``[N, V]``.
+        shares: The softmax, ``[N, V]``.
+    """
+    later = grad.flip(1).cumsum(1).flip(1)
+    return shares * (later - (shares * later).sum(1, keepdim=True))
 
 
 def _widened(logits: Tensor, bias: Tensor | None) -> Tensor:

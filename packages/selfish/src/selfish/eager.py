@@ -6,6 +6,7 @@ Shapes: B rows, H units, K blocks of gates, N chunks. All tensors are of one flo
 """
 
 import torch
+from rnncore.softmax import cumax_gradient
 from torch import Tensor
 
 
@@ -80,7 +81,7 @@ def onlstm_backward(
     per_chunk = (-1, chunks, units // chunks)
     for number, by_master in enumerate((-by_input, by_forget)):
         span = slice(number * chunks, (number + 1) * chunks)
-        grad_gates[:, span] = _cumax_gradient(by_master.view(per_chunk).sum(2), gates[:, span])
+        grad_gates[:, span] = cumax_gradient(by_master.view(per_chunk).sum(2), gates[:, span])
     grad_c.mul_(keep)
 
 
@@ -97,9 +98,3 @@ def _shares(
     input, forget = master_input.repeat_interleave(size, 1), master_forget.repeat_interleave(size, 1)
     both = input * forget
     return forget - both * (1 - f), input - both * (1 - i), input, forget, both
-
-
-def _cumax_gradient(grad: Tensor, shares: Tensor) -> Tensor:
-    """From the gradient by the cumulative sum of the softmax ``shares`` to that by its argument, ``[B, N]``."""
-    later = grad.flip(1).cumsum(1).flip(1)
-    return shares * (later - (shares * later).sum(1, keepdim=True))

@@ -9,6 +9,7 @@ Shapes: N rows, those of all time steps one after the other; B of the longest st
 from collections.abc import Iterator, Sequence
 
 import torch
+from rnncore.softmax import cumax_gradient
 from rnncore.step_linear import StepLinear
 from torch import Tensor
 
@@ -99,7 +100,7 @@ def backward(
         by[:, OUTPUT_BLOCK] *= now
         by[:, OUTPUT_BLOCK + 1 :] *= cell[:, None]
         for block in CUMAX_BLOCKS.get(unit, ()):
-            by[:, block] = _cumax_gradient(by[:, block], gates[span, block * units : (block + 1) * units])
+            by[:, block] = cumax_gradient(by[:, block], gates[span, block * units : (block + 1) * units])
         cell *= carry[span]
         now.copy_(product(by.flatten(1)))
     return by_gates.flatten(1), h, c
@@ -188,9 +189,3 @@ def _cell_derivatives(unit: Unit, blocks: Tensor, cells: Tensor, before: Tensor)
         by_f, by_a = _refine_derivatives(f.cumsum(1) if cumulative else f, a, before - u)
         by_f = by_f if cumulative else by_f * f * (1 - f)
     return torch.stack([by_a, by_f, by_u, by_o, *by_masters], dim=1), keep, o * (1 - tanh_c * tanh_c)
-
-
-def _cumax_gradient(grad: Tensor, shares: Tensor) -> Tensor:
-    """From the gradient by the cumulative sum of the softmax ``shares`` to that by its argument, ``[b, H]``."""
-    later = grad.flip(1).cumsum(1).flip(1)
-    return shares * (later - (shares * later).sum(1, keepdim=True))
