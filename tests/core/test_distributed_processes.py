@@ -112,6 +112,7 @@ def test_three_processes_agree_with_one(in_ranks: InRanks) -> None:
     ("deed", "codes", "expected"),
     [
         ("raise UserError('the disk is full')", (2, 2), "Error: the disk is full"),
+        ("torch.empty(2**50)", (2, 2), "Error: there is not enough memory: another 4.0 PiB"),
         ("1 / 0", (2, 1), "ZeroDivisionError: division by zero"),
         ("os.kill(os.getpid(), signal.SIGKILL)", (2, -9), "Error: another process of this run has ended"),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", (2, 2), "Error: told to end, by torchrun or because"),

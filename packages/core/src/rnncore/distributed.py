@@ -31,6 +31,7 @@ from rnncore import device, launcher
 from rnncore.columns import InitialState, joined_state, part_of_state, share
 from rnncore.errors import UserError
 from rnncore.interrupts import Interrupt
+from rnncore.out_of_memory import told_in_one_line
 from rnncore.windows import moved
 
 T = TypeVar("T")
@@ -202,7 +203,7 @@ def processes() -> Iterator[Ranks]:
         return
     store = _start()
     try:
-        with _sigterm_raises():
+        with _sigterm_raises(), told_in_one_line():
             yield Ranks(place)
     except Exception as error:
         _end(store, error)
