@@ -7,7 +7,6 @@ from torch import Tensor
 
 from rnncore import side_by_side
 from rnncore.device import autocast
-from rnncore.windows import fixed_windows, window
 
 
 class LanguageModel(Protocol):
@@ -40,13 +39,7 @@ def evaluate(model: LanguageModel, text: Tensor, amp: str | None = None, *, leng
     training, total = model.training, torch.zeros((), device=text.device, dtype=torch.float64)
     model.train(False)
     with torch.no_grad(), autocast(text.device, amp):
-        if text.shape[1] == 1:
-            for losses in side_by_side.read(model.loss_sum, text, model.initial_state, length=length):
-                total += torch.stack(losses).double().sum()
-        else:
-            state = model.initial_state(text.shape[1])
-            for start, steps in fixed_windows(len(text), length):
-                loss, state = model.loss_sum(*window(text, start, steps), state)
-                total += loss
+        for losses in side_by_side.read(model.loss_sum, text, model.initial_state, length=length):
+            total += torch.stack(losses).double().sum()
     model.train(training)
     return float(total) / ((len(text) - 1) * text.shape[1])

@@ -38,7 +38,7 @@ POWER = 2 / 3
 def read(
     read_window: ReadWindow[_Result], text: Tensor, initial_state: InitialState, *, length: int
 ) -> Iterator[list[_Result]]:
-    """Reads a text ``[T, 1]``, one stretch of it after the other.
+    """Reads a text ``[T, B]``, one stretch of it after the other.
 
     Args:
         read_window: Reads a window of any number of columns. Some windows are read twice; the second result counts.
@@ -47,12 +47,15 @@ def read(
         length: Time steps of a window.
 
     Yields:
-        The results of a stretch's windows ``[length, K]``, the last maybe shorter. A stretch's first column is
-        followed by its second, and its last one by the next stretch. K is `PIECES`, or 1 where the text is short, the
-        model does not forget, or its state is of integers, which do not forget their last bits.
+        The results of a stretch's windows, the last maybe shorter. Windows are ``[length, B]``. Those of a text of one
+        column are ``[length, K]``: a stretch's first column is followed by its second, and its last one by the next
+        stretch. K is `PIECES`, or 1 where the text is short, the model does not forget, or its state is of integers,
+        which do not forget their last bits.
     """
-    count, state = len(text) - 1, initial_state(1)
-    if count >= PIECES * SHORTEST_PIECE and all(part.is_floating_point() for part in tensors_of(state)):
+    count, columns = len(text) - 1, text.shape[1]
+    state = initial_state(columns)
+    fades = all(part.is_floating_point() for part in tensors_of(state))
+    if fades and columns == 1 and count >= PIECES * SHORTEST_PIECE:
         stretches = -(-count // (PIECES * LONGEST_PIECE))
         steps = count // (PIECES * stretches)
         for _ in range(stretches):
