@@ -10,6 +10,7 @@ from rnncore.core_datasets import CORE
 from rnncore.dataset_description import Dataset
 from rnncore.dataset_verification import verify
 from rnncore.errors import UserError
+from rnncore.plain_command import PlainCommand
 
 
 def command(known: Sequence[Dataset] = CORE) -> click.Group:
@@ -18,6 +19,8 @@ def command(known: Sequence[Dataset] = CORE) -> click.Group:
     @click.group(context_settings={"help_option_names": ["-h", "--help"]})
     def rnn_data() -> None:
         """Get data sets, and see what is there. The environment variable RNN_DATA names the directory for them."""
+
+    rnn_data.command_class = PlainCommand
 
     @rnn_data.command("list")
     def list_command() -> None:

@@ -10,13 +10,14 @@ import click
 
 from rnncore.atomic_file import cannot_write
 from rnncore.errors import UserError
+from rnncore.plain_command import plain_command
 from rnncore.run_summary import RunSummary, Shown, as_shown, summarise_all, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@plain_command("rnn-report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
     "--output",

@@ -10,6 +10,7 @@ import torch
 from rnncore.atomic_file import cannot_write
 from rnncore.errors import UserError
 from rnncore.generation import EOS, split_text
+from rnncore.plain_command import plain_command
 from torch import Tensor
 
 from rmc.layer import RelationalMemory
@@ -17,7 +18,7 @@ from rmc.options import MEMORY
 from rmc.saved_model import SavedModel, find, load
 
 
-@click.command(name="rmc-attention", context_settings={"help_option_names": ["--help", "-h"]})
+@plain_command("rmc-attention")
 @click.argument("checkpoint", required=False)
 @click.option("--text", required=True, help="The sentence.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("attention.png"), show_default=True,

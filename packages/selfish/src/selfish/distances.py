@@ -6,13 +6,14 @@ import click
 import torch
 from rnncore.errors import UserError
 from rnncore.generation import EOS, split_text
+from rnncore.plain_command import plain_command
 
 from selfish.onlstm_model import ONLSTMModel
 from selfish.saved_model import SavedModel, load
 from selfish.syntax_tree import bracketed, draw, tree_of
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@plain_command("selfish-distances")
 @click.argument("checkpoint", type=click.Path(path_type=Path), metavar="CHECKPOINT")
 @click.option("--text", required=True, help="The sentence; words are separated by spaces, as in the model's corpus.")
 @click.option(

@@ -6,11 +6,12 @@ import click
 import torch
 from rnncore import checkpoint
 from rnncore.errors import UserError
+from rnncore.plain_command import plain_command
 
 from selfish.export import export
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@plain_command("selfish-export")
 @click.argument("saved", type=click.Path(path_type=Path), metavar="CHECKPOINT")
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--batch_size", type=click.IntRange(1), default=1, show_default=True, help="Of the inference to measure.")

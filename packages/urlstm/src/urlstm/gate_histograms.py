@@ -19,6 +19,7 @@ from rnncore.corpus import Corpus
 from rnncore.datasets import locate
 from rnncore.errors import UserError
 from rnncore.flags import from_dict
+from rnncore.plain_command import plain_command
 from torch import Tensor, nn
 
 from urlstm import train_adding, train_copy, train_images, train_language
@@ -61,7 +62,7 @@ class Spread:
     trained: dict[str, Tensor]
 
 
-@click.command(context_settings={"help_option_names": ["--help", "-h"]})
+@plain_command("urlstm-gates")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
     "--output",

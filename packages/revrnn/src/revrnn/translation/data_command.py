@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 from rnncore.errors import UserError
+from rnncore.plain_command import plain_command
 
 from revrnn.translation.preprocess import PreprocessOptions, preprocess
 from revrnn.translation.raw_corpora import CORPORA, LANGUAGES, gather, save_text
@@ -15,7 +16,7 @@ PREFIXES = {"multi30k": "multi30k.tok.low", "iwslt": "en-de.tok.low", "toy": "to
 FOLDERS = {"multi30k": "data/multi30k", "iwslt": "data/en-de", "toy": "data/toy"}
 
 
-@click.command("revrnn-nmt-data", context_settings={"help_option_names": ["-h", "--help"]})
+@plain_command("revrnn-nmt-data")
 @click.argument("name", type=click.Choice(sorted(CORPORA)))
 @click.option("--from", "origin", metavar="DIR", type=Path, help="Take the raw files from here; no network is needed.")
 @click.option("--output", metavar="DIR", type=Path, help="Where the files go; data/multi30k, data/en-de or data/toy.")
