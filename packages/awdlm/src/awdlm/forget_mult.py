@@ -9,12 +9,14 @@ Shapes: T time steps, B batch, H units.
 from typing import Any
 
 import torch
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from awdlm.kernels import compute_dtype, operators
 
 
+@opaque
 def forget_mult(f: Tensor, z: Tensor, initial: Tensor | None = None) -> Tensor:
     """All states of the recurrence, by a fused kernel with its own gradient.
 

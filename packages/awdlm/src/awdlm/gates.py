@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -14,6 +15,7 @@ from awdlm.forget_mult import first_state, forget_mult
 from awdlm.kernels import operators
 
 
+@opaque
 def qrnn_gates(
     y: Tensor, initial: Tensor | None = None, *, bias: Tensor | None = None, output_gate: bool = True
 ) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from rnncore import native
 from rnncore.device import let_weights_lie_apart, torch_rnn
 from rnncore.errors import UserError
+from rnncore.opaque import opaque
 
 
 def checked_probability(p: float) -> float:
@@ -59,6 +60,7 @@ def weight_mask(weight: Tensor, p: float, *, generator: torch.Generator | None =
     return _mask(tuple(weight.shape), p, weight.device, weight.dtype, generator)
 
 
+@opaque
 def dropped_weight(
     weight: Tensor, p: float, *, rescale: bool = True, generator: torch.Generator | None = None
 ) -> Tensor:

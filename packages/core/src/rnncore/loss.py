@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from rnncore.opaque import opaque
 from rnncore.softmax import cross_entropy, cross_entropy_gradient
 
 #: Logits of a block, 32 MiB in float32, and the fewest rows of one: each passes over the whole weight gradient.
@@ -33,6 +34,7 @@ def filled(rows: Tensor, dtype: torch.dtype | None) -> Tensor:
     return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
 
 
+@opaque
 @torch.no_grad()
 def cross_entropy_rows(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype | None = None
@@ -118,6 +120,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *scaled, None, None
 
 
+@opaque
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:

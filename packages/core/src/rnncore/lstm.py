@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from rnncore import lstm_steps, narrow_products
 from rnncore.device import autocast_dtype, let_weights_lie_apart, torch_rnn
+from rnncore.opaque import opaque
 
 State = tuple[Tensor, Tensor]
 WIDE = (torch.float32, torch.float64)
@@ -24,6 +25,7 @@ FEW_STEPS = 8
 NARROW_INPUTS = 16
 
 
+@opaque
 def lstm_sequence(
     x: Tensor,
     h0: Tensor,

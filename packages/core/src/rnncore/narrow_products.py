@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rnncore.opaque import opaque
 from rnncore.transposed import transposed
 
 
@@ -30,6 +31,7 @@ def by_weight(grad: Tensor, operands: list[Tensor], dtype: torch.dtype) -> list[
     return [torch.mm(turned, operand.to(dtype)) for operand in operands]
 
 
+@opaque
 def narrow_linear(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """``x [..., I]`` times the transpose of ``weight [O, I]``, with gradients: ``[..., O]`` in ``dtype``."""
     output: Tensor = _Linear.apply(x.flatten(0, -2), weight, dtype)  # type: ignore[no-untyped-call]

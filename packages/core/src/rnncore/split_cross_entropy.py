@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rnncore.loss import cross_entropy_and_gradient, cross_entropy_rows, linear_cross_entropy
+from rnncore.opaque import opaque
 
 
 def splits_for(vocabulary_size: int) -> tuple[int, ...]:
@@ -56,6 +57,7 @@ class SplitCrossEntropy(nn.Module):
         self.tail_vectors = nn.Parameter(torch.zeros(size, embedding_size)) if size else None
         self.tail_bias = nn.Parameter(torch.zeros(size)) if size else None
 
+    @opaque
     def loss(
         self, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype | None = None
     ) -> Tensor:
@@ -84,6 +86,7 @@ class SplitCrossEntropy(nn.Module):
         loss: Tensor = _SplitCrossEntropy.apply(*inputs, targets, self.splits, dtype)  # type: ignore[no-untyped-call]
         return loss
 
+    @opaque
     @torch.no_grad()
     def loss_rows(
         self, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype | None = None

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from rnncore.errors import UserError
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -103,6 +104,7 @@ class _Sequence(torch.autograd.Function):
         return None, None, None, None, grad_x, *totals, *(grad for layer in window.layers for grad in layer.grads)
 
 
+@opaque
 def run(
     stack: Stack,
     x: Tensor,

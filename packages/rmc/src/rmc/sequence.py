@@ -12,6 +12,7 @@ G gates of a slot.
 from typing import Any
 
 import torch
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -19,6 +20,7 @@ from rmc.window import Kept, Setting, Weights, buffers, forward
 from rmc.window_gradient import WindowGradient
 
 
+@opaque
 def run(
     setting: Setting, x: Tensor, qkv_x: Tensor, gates_x: Tensor, memory: Tensor, weights: Weights
 ) -> tuple[Tensor, Tensor]:

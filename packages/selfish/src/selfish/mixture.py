@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,6 +57,7 @@ def mixture_log_probabilities(
     return result
 
 
+@opaque
 def mixture_loss(
     latent: Tensor,
     log_prior: Tensor,

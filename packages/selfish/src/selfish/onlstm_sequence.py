@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rnncore.device import autocast_dtype
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -38,6 +39,7 @@ class ONLSTMSteps(NamedTuple):
     input_distance: Tensor
 
 
+@opaque
 def onlstm_sequence(
     x: Tensor,
     h0: Tensor,

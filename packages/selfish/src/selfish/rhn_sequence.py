@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rnncore.device import autocast_dtype
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -28,6 +29,7 @@ from selfish.products import (
 Optional = Tensor | None
 
 
+@opaque
 def rhn_sequence(
     x: Tensor,
     s0: Tensor,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from rnncore.device import autocast_dtype
 from rnncore.lstm import lstm_sequence, weight_gradient
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -33,6 +34,7 @@ class Weights(NamedTuple):
     bias_hh: Tensor | None = None
 
 
+@opaque
 def run(
     unit: Unit, x: Tensor, h0: Tensor, c0: Tensor | None, weights: Weights, rows: list[int], *, reverse: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from rnncore import native
+from rnncore.opaque import opaque
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ NEVER = -1e20
 BLOCK = 2**21
 
 
+@opaque
 @torch.no_grad()
 def likeliest(
     features: Tensor, weight: Tensor, bias: Tensor, count: int, barred: int | None = None

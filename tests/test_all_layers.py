@@ -1,5 +1,6 @@
-"""Layers that are given a batch of 0, or no time step, do as ``torch.nn.LSTM`` does."""
+"""What all layers have in common: batches of 0 as `torch.nn.LSTM` has them, and `torch.compile`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,3 +69,25 @@ def test_no_time_step_is_refused(layer: nn.Module) -> None:
     for each in (layer, nn.LSTM(INPUTS, UNITS)):
         with pytest.raises(RuntimeError, match=message):
             each(x)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch", "ignore:The .grad attribute:UserWarning")  # torch's compiler
+@pytest.mark.parametrize(
+    "layer", ["LSTMLayer", "QRNN", "RevGRU", "URLSTM", "ONLSTM", "RHN", "RelationalMemory"], indirect=True
+)
+def test_torch_compile_leaves_a_layer_as_it_is(layer: nn.Module) -> None:
+    """It cannot see into native kernels, and a compiled model need not know that there are any."""
+
+    def run(function: Callable[[Tensor], Any]) -> list[Tensor]:
+        model.zero_grad()
+        output, state = function(x)
+        output.square().sum().backward()
+        return [output, *tensors(state), *(each.grad for each in model.parameters() if each.grad is not None)]
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, INPUTS), layer).eval(), torch.randn(9, 2, 3)  # dropout would draw anew
+    expected = run(model)
+    torch.compiler.reset()
+    found = run(torch.compile(model, backend="eager"))
+    assert len(found) == len(expected)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
