@@ -2,6 +2,8 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,13 @@ from rnncore.errors import UserError
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int) -> list[int]:
+    """So many GPUs; the numbers of those that become the current one are appended to what is returned."""
+    current: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    return current
 
 
 @pytest.mark.parametrize(
@@ -32,8 +38,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int) -> None:
     ],
 )
 def test_choice(monkeypatch: pytest.MonkeyPatch, gpus: int, name: str, cuda: bool | None, expected: str) -> None:
-    pretend(monkeypatch, gpus=gpus)
+    current = pretend(monkeypatch, gpus=gpus)
     assert device.choose(name, cuda=cuda) == torch.device(expected)
+    assert current == ([1] if name == "cuda:1" else [])
 
 
 @pytest.mark.parametrize(
@@ -51,9 +58,10 @@ def test_choice(monkeypatch: pytest.MonkeyPatch, gpus: int, name: str, cuda: boo
 def test_choice_that_cannot_be(
     monkeypatch: pytest.MonkeyPatch, gpus: int, name: str, cuda: bool | None, message: str
 ) -> None:
-    pretend(monkeypatch, gpus=gpus)
+    current = pretend(monkeypatch, gpus=gpus)
     with pytest.raises(UserError, match=f"^{message}$"):
         device.choose(name, cuda=cuda)
+    assert not current
 
 
 def test_threads() -> None:
@@ -125,6 +133,32 @@ def test_autocast() -> None:
         assert (left @ left.T).dtype == torch.float32
     with pytest.raises(UserError, match="--amp takes bf16, not 'fp16'"):
         device.autocast(cpu, "fp16")
+
+
+def test_resolution() -> None:
+    x = torch.ones(1)
+    assert device.resolution(x) == 2**-23
+    assert device.resolution(x.double()) == 2**-52
+    with device.autocast(x.device, "bf16"):
+        assert device.resolution(x) == 2**-7
+
+
+@pytest.mark.parametrize(
+    ("supported", "allowed", "dtype", "expected"),
+    [
+        (True, True, torch.float32, 2**-10),
+        (False, True, torch.float32, 2**-23),
+        (True, False, torch.float32, 2**-23),
+        (True, True, torch.float64, 2**-52),
+    ],
+)
+def test_resolution_of_tf32(
+    monkeypatch: pytest.MonkeyPatch, supported: bool, allowed: bool, dtype: torch.dtype, expected: float
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: supported)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), is_cuda=True, dtype=dtype)
+    assert device.resolution(on_gpu) == expected
 
 
 def test_torch_s_recurrent_layers_on_a_gpu_run_without_autocast() -> None:

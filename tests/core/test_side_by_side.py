@@ -74,6 +74,43 @@ def test_mixed_precision() -> None:
     assert 10 <= model.windows.count(side_by_side.PIECES) < 20
 
 
+def tf32(x: Tensor) -> Tensor:
+    """Rounded to the ten bits of TF32."""
+    return ((x.view(torch.int32) + 2**12) & -(2**13)).view(torch.float32)
+
+
+class CoarseLayer(LSTMLayer):
+    """As cuDNN has it by default: the operands of its products are rounded to TF32."""
+
+    def forward(self, input: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
+        assert state is not None
+        (h, c), outputs = (part[0] for part in state), []
+        weights = tf32(self.weight_ih_l0), tf32(self.weight_hh_l0), self.bias_ih_l0, self.bias_hh_l0
+        for x in input:
+            h, c = torch.lstm_cell(tf32(x), (tf32(h), c), *weights)
+            outputs.append(h)
+        return torch.stack(outputs), (h[None], c[None])
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "met"), [(CoarseLayer, 10, True), (CoarseLayer, 23, False), (LSTMLayer, 23, True)]
+)
+def test_the_noise_of_tf32_is_not_waited_for(
+    kind: type[LSTMLayer], bits: int, met: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies above what float32 leaves: by that measure states never meet, and all is read twice."""
+    model, text = Model(forget_bias=0.0), torch.randint(0, V, (1601, 1))
+    for number, layer in enumerate(model.layers):
+        grown = {name: 3 * value if "weight" in name else value for name, value in layer.state_dict().items()}
+        model.layers[number] = kind(H, H)
+        model.layers[number].load_state_dict(grown)
+    expected = from_beginning_to_end(model, text)
+    model.windows.clear()
+    monkeypatch.setattr(side_by_side, "resolution", lambda like: 2.0**-bits)
+    assert evaluate(model, text, length=10) == pytest.approx(expected, rel=1e-5)
+    assert (1 not in model.windows) == met
+
+
 def test_a_model_that_does_not_forget_reads_from_beginning_to_end() -> None:
     model, text = Model(forget_bias=40.0).double(), torch.randint(0, V, (1601, 1))
     expected = from_beginning_to_end(model, text)

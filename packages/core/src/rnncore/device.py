@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rnncore.errors import UserError
 
@@ -20,7 +21,7 @@ MOST_THREADS = 4096
 
 
 def choose(device: str, *, cuda: bool | None = None) -> torch.device:
-    """The device that ``--device`` and ``--cuda`` ask for.
+    """The device that ``--device`` and ``--cuda`` ask for; a GPU that is named by its number becomes the current one.
 
     Args:
         device: ``auto`` (a GPU when there is one), ``cpu``, ``cuda`` or ``cuda:N``.
@@ -46,6 +47,8 @@ def choose(device: str, *, cuda: bool | None = None) -> torch.device:
     count = torch.cuda.device_count()
     if match[1] is not None and int(match[1]) >= count:
         raise UserError(f"--device {device} does not exist: this machine has cuda:0 to cuda:{count - 1}")
+    if match[1] is not None:
+        torch.cuda.set_device(int(match[1]))  # else what is asked of the current GPU would be asked of cuda:0
     return torch.device(device)
 
 
@@ -119,6 +122,17 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[ob
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The type that autocast asks products to be computed in on a device; None outside autocast."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def resolution(like: Tensor) -> float:
+    """The eps of the products that tensors like this one are made of: of its type, or of autocast's.
+
+    In float32 it is that of TF32, 2**-10, where cuDNN's layers compute in it: by default on every GPU that can.
+    """
+    dtype = autocast_dtype(like.device) or like.dtype
+    if dtype == torch.float32 and like.is_cuda and torch.backends.cudnn.allow_tf32 and torch.cuda.is_tf32_supported():
+        return 2.0**-10
+    return torch.finfo(dtype).eps
 
 
 def torch_rnn(device: torch.device) -> AbstractContextManager[object]:

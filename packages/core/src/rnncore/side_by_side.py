@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rnncore.columns import InitialState, joined_state, part_of_state, tensors_of
-from rnncore.device import autocast_dtype
+from rnncore.device import resolution
 from rnncore.windows import fixed_windows, window
 
 _Result = TypeVar("_Result")
@@ -31,7 +31,7 @@ SHORTEST_PIECE = 1024
 #: Most time steps of a piece: the states after each of its windows are kept.
 LONGEST_PIECE = 8192
 #: How far states may lie apart, absolutely or of the value: this power of the resolution of what they are computed in,
-#: 2.4e-5 in float32, lies above the noise of rounding and far below what a loss would show.
+#: 2.4e-5 in float32, 0.01 in TF32, lies above the noise of rounding and far below what a loss would show.
 POWER = 2 / 3
 
 
@@ -112,5 +112,5 @@ def _alike(state: Any, other: Any) -> bool:
 
 
 def _close(one: Tensor, two: Tensor) -> bool:
-    bound = torch.finfo(autocast_dtype(one.device) or one.dtype).eps ** POWER
+    bound = resolution(one) ** POWER
     return torch.allclose(one, two, rtol=bound, atol=bound)
