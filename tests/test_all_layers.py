@@ -71,7 +71,11 @@ def test_no_time_step_is_refused(layer: nn.Module) -> None:
             each(x)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:torch", "ignore:The .grad attribute:UserWarning")  # torch's compiler
+@pytest.mark.filterwarnings(  # of torch's compiler
+    "ignore::UserWarning:torch",
+    "ignore:The .grad attribute:UserWarning",
+    "ignore:Guards may run slower:RuntimeWarning",
+)
 @pytest.mark.parametrize(
     "layer", ["LSTMLayer", "QRNN", "RevGRU", "URLSTM", "ONLSTM", "RHN", "RelationalMemory"], indirect=True
 )
