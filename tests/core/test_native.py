@@ -110,6 +110,20 @@ def test_what_will_be_wanted_is_compiled_with_it(
     assert len(warnings(caplog)) == 1
 
 
+def test_ctrl_c_stops_compiling(
+    tmp_path: Path, compilations: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The terminal sends it to the compiler, too; nothing further is compiled, and it is not called a failure."""
+    (tmp_path / "counting-compiler").write_text(f'#!/bin/sh\necho run >> "{compilations}"\nkill -INT $$\n')
+    monkeypatch.setattr(native, "usable_cores", lambda: 1)
+    sources = [source_file(tmp_path / "a", SOURCE + f"// {number}\n", f"{number}.cpp") for number in range(9)]
+    with pytest.raises(KeyboardInterrupt):
+        native.load(sources[0])
+    assert compilations.read_text() == "run\n"
+    assert warnings(caplog) == []
+    assert built(tmp_path) == []
+
+
 @needs_compiler
 def test_other_content_is_compiled_anew(tmp_path: Path, compilations: Path) -> None:
     assert native.load(source_file(tmp_path / "a"))

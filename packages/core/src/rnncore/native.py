@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sysconfig
 import tempfile
@@ -71,6 +72,9 @@ def load(source: Path) -> bool:
 
     Returns:
         Whether the operators can be called. If not, one warning says why, once for the sources with the same cause.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C while it compiles; what has not begun is left out.
     """
     if os.environ.get("RNNCORE_NATIVE", "1") == "0":
         return False
@@ -133,8 +137,18 @@ def _build_with_others(source: Path) -> None:
     others = {*source.parent.glob("*.cpp"), *_SHARED.glob("*.cpp")} - {source}
     missing = [source, *sorted(other for other in others if not _library(other).exists())]
     logger.info("compiling %s; this happens once", ", ".join(each.name for each in missing))
+
+    def build(each: Path) -> None:
+        try:
+            _build(each)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
     with ThreadPoolExecutor(usable_cores()) as pool:
-        builds = [pool.submit(_build, each) for each in missing]
+        builds = [pool.submit(build, each) for each in missing]
+    if any(isinstance(each.exception(), KeyboardInterrupt) for each in builds if not each.cancelled()):
+        raise KeyboardInterrupt
     builds[0].result()  # why another cannot be built is told when it is wanted
 
 
@@ -154,6 +168,8 @@ def _build(source: Path) -> None:
             raise _CompilerError(str(error), "install a C++ compiler") from error
         except subprocess.TimeoutExpired as error:
             raise _CompilerError("the compiler took ten minutes", _OTHER_COMPILER) from error
+        if done.returncode == -signal.SIGINT:  # a terminal sends Ctrl-C to the compiler, too
+            raise KeyboardInterrupt
         lines = done.stderr.splitlines()
         if full := [line for line in lines if os.strerror(errno.ENOSPC) in line]:
             raise _CompilerError(full[0], "make room on the disk")
