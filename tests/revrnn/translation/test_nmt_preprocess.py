@@ -47,6 +47,17 @@ def test_vocabulary_and_ids(words: list[str], tmp_path: Path, capsys: pytest.Cap
     assert batch.target.t().tolist() == [[BEGIN, 4, 5, END], [BEGIN, 4, END, PADDING]]
 
 
+def test_byte_order_marks_and_line_ends_of_windows_are_no_words(words: list[str], tmp_path: Path) -> None:
+    main([*words, "-shuffle", "0"], standalone_mode=False)
+    plain = load(tmp_path / "out")
+    for file in (tmp_path / f"{split}.{side}" for split in ("train", "valid") for side in "st"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    main([*words, "-shuffle", "0"], standalone_mode=False)
+    marked = load(tmp_path / "out")
+    assert marked.vocabularies == plain.vocabularies
+    assert marked.texts == plain.texts
+
+
 def test_options_of_the_vocabulary(words: list[str], tmp_path: Path) -> None:
     more = ["-lower", "-src_words_min_frequency", "2", "-tgt_vocab_size", "1", "-src_seq_length_trunc", "2"]
     main([*words, *more], standalone_mode=False)

@@ -96,7 +96,10 @@ def test_the_best_epoch_is_kept(train: Train, rows_of: Rows, prefix: Path) -> No
 
 def test_a_rate_too_small_ends_the_run(train: Train, rows_of: Rows) -> None:
     words = ["-optim", "sgd", "-learning_rate", "0.01", "-start_decay_at", "1", "-learning_rate_decay", "0.001"]
-    assert [row["epoch"] for row in rows_of(train(*words, "-epochs", "9"), "valid")] == [1]
+    run = train(*words, "-epochs", "9", "-start_checkpoint_at", "5")
+    assert [row["epoch"] for row in rows_of(run, "valid")] == [1]
+    kept, last = (checkpoint.load(run / file)["model"] for file in ("best.pt", "last.pt"))
+    assert all(torch.equal(kept[name], value) for name, value in last.items())  # no later epoch comes to be kept
 
 
 @pytest.mark.parametrize("optim", ["adagrad", "adadelta"])

@@ -158,7 +158,12 @@ class TranslationOptions(RunOptions):
     no_log_during_epoch: int = flag(
         0, "-no_log_during_epoch", help="1: log epochs alone", minimum=0, maximum=1, section="Run"
     )
-    log_mem: bool = flag(False, "-log_mem", help="memory of hidden states in each line of the log", section="Run")
+    log_mem: bool = flag(
+        False,
+        "-log_mem",
+        help="memory of hidden states in each line of the log, with -use_reverse or -use_buffers",
+        section="Run",
+    )
     checkpoint_interval: int = flag(
         500, "--checkpoint_interval", help="steps between checkpoints", minimum=1, section="Run", yields=True
     )

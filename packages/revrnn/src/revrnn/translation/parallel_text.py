@@ -1,5 +1,6 @@
 """Reading text files of sentences, one a line, and pairs of them."""
 
+import codecs
 import gzip
 import zlib
 from pathlib import Path
@@ -9,11 +10,15 @@ from rnncore.errors import UserError
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, or of one compressed with gzip. Raises UserError when it cannot be read."""
+    """The lines of a UTF-8 text file, or of one compressed with gzip, without a byte-order mark.
+
+    Raises UserError when it cannot be read.
+    """
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
+        content = content.removeprefix(codecs.BOM_UTF8)
         text = content.decode("utf-8")
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

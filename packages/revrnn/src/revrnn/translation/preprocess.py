@@ -37,7 +37,9 @@ class PreprocessOptions:
     target_vocabulary_size: int = flag(50000, "-tgt_vocab_size", help="most words of the target", minimum=1)
     source_min_frequency: int = flag(0, "-src_words_min_frequency", help="how often a word must occur", minimum=0)
     target_min_frequency: int = flag(0, "-tgt_words_min_frequency", help="how often a word must occur", minimum=0)
-    share_vocabulary: bool = flag(False, "-share_vocab", help="one vocabulary of both languages")
+    share_vocabulary: bool = flag(
+        False, "-share_vocab", help="one vocabulary of both languages, with the size and frequency of the source's"
+    )
     source_length: int = flag(50, "-src_seq_length", help="most words of a training sentence", minimum=1)
     source_truncate: int = flag(0, "-src_seq_length_trunc", help="words to cut sources to; 0: none are cut", minimum=0)
     target_length: int = flag(50, "-tgt_seq_length", help="most words of its translation", minimum=1)

@@ -144,13 +144,14 @@ def _train(training: Training, interrupt: Interrupt) -> None:
         with log.outside_step():
             valid_loss = validate(training.model, training.data.pairs["valid"], options, training.device)
             log.evaluated("valid", valid_loss, extra=training.tally.savings)
-            if training.epoch >= options.start_checkpoint_at or not whole:
-                keep_best(training, valid_loss, regular=whole)
             if not whole:  # --max_steps: the epoch goes on from what was saved
+                keep_best(training, valid_loss, regular=False)
                 return
             _report_memory(training)
             if valid_loss >= training.tally.before or training.epoch >= options.start_decay_at:
                 _decay(training)
+            if training.epoch >= options.start_checkpoint_at or training.trained:  # by a rate that is too small
+                keep_best(training, valid_loss)
             training.epoch, training.row = training.epoch + 1, 0
             training.tally.begin(valid_loss)
             save_last(training)
