@@ -69,6 +69,10 @@ def characters(request: pytest.FixtureRequest, make_model: Callable[[str, str], 
     return make_model(request.param, CHARACTERS[request.param])
 
 
+def test_a_run_stands_for_its_best_model(characters: Model) -> None:
+    assert characters.text("--words", 20, file=characters.run) == characters.text("--words", 20)
+
+
 def test_the_seed_decides_the_text(learnt: Model) -> None:
     first = learnt.text("--words", 60, "--seed", 5)
     assert learnt.text("--words", 60, "--seed", 5) == first

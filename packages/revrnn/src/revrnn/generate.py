@@ -17,7 +17,7 @@ class GenerateOptions(GenerationOptions):
     """What ``revrnn-generate`` takes."""
 
     run_dir: Path | None = flag(None, "--run_dir", help="run whose best model writes; otherwise the newest run")
-    checkpoint: Path | None = flag(None, "--checkpoint", help="a checkpoint instead of a run")
+    checkpoint: Path | None = flag(None, "--checkpoint", help="a checkpoint, or a run, instead of that")
     words: int = flag(200, "--words", help="tokens to write", minimum=1)
     outf: Path | None = flag(None, "--outf", help="file to write, besides the console")
 
@@ -29,7 +29,7 @@ class GenerateOptions(GenerationOptions):
 )
 def main(options: GenerateOptions) -> None:
     """Write text with a trained model. The checkpoint describes itself: no flag of the model is needed."""
-    path = options.checkpoint or _best_of(options.run_dir or latest(COMMAND))
+    path = _model_of(options.checkpoint or options.run_dir or latest(COMMAND))
     place = device.choose(options.device)
     saved = checkpoint.load(path, kind=COMMAND)
     trained = from_dict(TrainOptions, saved["config"], source=str(path))
@@ -43,6 +43,9 @@ def main(options: GenerateOptions) -> None:
         save_text(text, options.outf)
 
 
-def _best_of(run: Path) -> Path:
-    best, last = run / "best.pt", run / "last.pt"
+def _model_of(path: Path) -> Path:
+    """The checkpoint to write with: a run's best one, or its last where it has no best."""
+    if not path.is_dir():
+        return path
+    best, last = path / "best.pt", path / "last.pt"
     return best if best.exists() or not last.exists() else last
