@@ -1,4 +1,4 @@
-"""What all layers have in common: batches of 0 as `torch.nn.LSTM` has them, and `torch.compile`."""
+"""What all layers have in common: batches of 0 are torch's, and torch can compile and recompute what is around them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,7 @@ from rnncore import native
 from rnncore.lstm import LSTMLayer
 from selfish import ONLSTM, RHN
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from urlstm import URGRU, URLSTM
 
 INPUTS, UNITS = 4, 6
@@ -69,6 +70,18 @@ def test_no_time_step_is_refused(layer: nn.Module) -> None:
     for each in (layer, nn.LSTM(INPUTS, UNITS)):
         with pytest.raises(RuntimeError, match=message):
             each(x)
+
+
+def test_a_layer_can_be_computed_anew_for_its_gradient(layer: nn.Module) -> None:
+    x = torch.randn(5, 2, INPUTS, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for function in (layer, lambda x: checkpoint(layer, x, use_reentrant=False)):
+        leaf = x.clone().requires_grad_()
+        torch.manual_seed(1)  # of dropout
+        function(leaf)[0].square().sum().backward()
+        assert leaf.grad is not None
+        grads.append(leaf.grad)
+    assert torch.equal(*grads)
 
 
 @pytest.mark.filterwarnings(  # of torch's compiler

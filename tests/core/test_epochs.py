@@ -110,6 +110,15 @@ def test_a_step_that_is_refused_tells_its_number(begin: Begin) -> None:
         train_epoch(training, TEXT, Interrupt(), step, lambda left: 4)
 
 
+def test_a_text_that_became_shorter_is_refused(begin: Begin) -> None:
+    training = begin()
+    training.row = ROWS
+    with pytest.raises(
+        UserError, match="^this run stopped at row 21 of its text, which now has 20: give it the old one$"
+    ):
+        training.train()
+
+
 def test_max_steps_stops_inside_an_epoch_and_saves(begin: Begin) -> None:
     training = begin(max_steps=2)
     assert not training.train()

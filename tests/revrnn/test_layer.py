@@ -213,6 +213,13 @@ def test_autocast_after_a_layer_that_gives_bfloat16(layer: type[Rev], torchs: ty
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize("layer", [RevGRU, RevLSTM])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_are_refused(layer: type[Rev], dtype: torch.dtype) -> None:
+    with pytest.raises(RuntimeError, match=f"^Expected weights of float32 or float64, got {dtype}; autocast gives"):
+        make(layer, dtype=torch.float32).to(dtype)(numbers(T, B, I, dtype=dtype))
+
+
 def test_layers_and_cells_begin_alike() -> None:
     """The same draws in the same order."""
     torch.manual_seed(3)

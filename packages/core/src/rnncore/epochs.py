@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rnncore import device
 from rnncore.divergence import numbered_step
+from rnncore.errors import UserError
 from rnncore.run_state import UnderWay, save_last
 from rnncore.windows import window
 
@@ -44,8 +45,15 @@ def train_epoch(
 
     Returns:
         Whether the epoch is at its end; if not, it goes on from the checkpoint that was then written.
+
+    Raises:
+        UserError: The text ends before the row that a resumed run goes on from.
     """
     options, log, rows = training.options, training.log, len(text) - 1
+    if training.row > rows:
+        raise UserError(
+            f"this run stopped at row {training.row:,} of its text, which now has {rows:,}: give it the old one"
+        )
     log.epoch(training.epoch, rows * options.batch_size, done=training.row * options.batch_size)
     training.model.train()
     stop = out_of_steps(training)

@@ -93,8 +93,13 @@ class _ReversibleRNN(nn.Module):
             )
         if not x.shape[1 if self.batch_first and x.dim() == 3 else 0]:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        dtype = self.weights()[0].ih.dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise RuntimeError(
+                f"Expected weights of float32 or float64, got {dtype}; autocast gives products of 16 bits"
+            )
         if torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.weights()[0].ih.dtype)  # a layer before this one may have given bfloat16
+            x = x.to(dtype)  # a layer before this one may have given bfloat16
         batched, batch_first = x.dim() == 3, self.batch_first and x.dim() == 3
         x = x if batched else x.unsqueeze(1)
         x = x.transpose(0, 1) if batch_first else x

@@ -68,8 +68,8 @@ class _Sequence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor | None, grad_memory: Tensor | None) -> tuple[Tensor | None, ...]:
         setting: Setting = ctx.setting
-        flat, saved = ctx.saved_tensors[: ctx.count], list(ctx.saved_tensors[ctx.count :])
-        x, qkv_x, states, gates, *rest = saved
+        all_saved = ctx.saved_tensors  # once: torch.utils.checkpoint refuses a second reading
+        flat, (x, qkv_x, states, gates, *rest) = all_saved[: ctx.count], all_saved[ctx.count :]
         blocks, layers = setting.blocks, len(setting.rectified)
         projected, attended, between = rest[:blocks], rest[blocks : 2 * blocks], rest[2 * blocks : 3 * blocks - 1]
         hidden = rest[3 * blocks - 1 :]
