@@ -114,7 +114,7 @@ def test_a_text_that_became_shorter_is_refused(begin: Begin) -> None:
     training = begin()
     training.row = ROWS
     with pytest.raises(
-        UserError, match="^this run stopped at row 21 of its text, which now has 20: give it the old one$"
+        UserError, match=r"^this run stopped at row 21 of its text, which now has 20: give it the old one$"
     ):
         training.train()
 
