@@ -1,8 +1,9 @@
-"""The product of a recurrent step against ``F.linear``, packed and not."""
+"""The product of a recurrent step against ``F.linear``, in each of its layouts."""
 
 import pytest
 import torch
 from rnncore import step_linear
+from rnncore.panel_linear import PanelLinear
 from rnncore.step_linear import StepLinear
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,28 +25,33 @@ def assert_near_exact_product(product: Tensor, x: Tensor, weight: Tensor) -> Non
     assert bool(((product.double() - exact).abs() <= bound).all())
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "packed"])
-def packed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+@pytest.fixture(params=["plain", "packed", "panels"])
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each layout in turn, whatever this processor would choose."""
-    if request.param and not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    name: str = request.param
+    if name == "packed" and not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(step_linear, "use_packed", lambda device, dtype: request.param and dtype != torch.float64)
-    return bool(request.param)
+    if name == "panels" and not PanelLinear.available(torch.device("cpu"), torch.float32):
+        pytest.skip("there are no native kernels")
+    monkeypatch.setattr(step_linear, "use_packed", lambda device, dtype: name == "packed" and dtype != torch.float64)
+    monkeypatch.setattr(step_linear, "_few", lambda rows, weight: name == "panels")
+    return name
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_product_within_rounding(rows: int, inputs: int, outputs: int, dtype: torch.dtype, packed: bool) -> None:
+def test_product_within_rounding(rows: int, inputs: int, outputs: int, dtype: torch.dtype, layout: str) -> None:
     x, weight = numbers(rows, inputs, dtype=dtype), numbers(outputs, inputs, dtype=dtype, seed=1)
     linear = StepLinear(weight, rows)
-    assert linear.packed == (packed and dtype != torch.float64)
+    assert linear.packed == (layout == "packed" and dtype != torch.float64)
+    assert (linear.panels is not None) == (layout == "panels" and dtype != torch.bfloat16)
     product = linear(x)
     assert product.dtype == dtype
     assert_near_exact_product(product, x, weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.usefixtures("packed")
+@pytest.mark.usefixtures("layout")
 def test_equal_inputs_give_equal_bits(dtype: torch.dtype) -> None:
     """Also with other products in between, from another instance, and from another place in memory."""
     x, weight = numbers(20, 325, dtype=dtype), numbers(650, 325, dtype=dtype, seed=1)
@@ -60,7 +66,7 @@ def test_equal_inputs_give_equal_bits(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.usefixtures("packed")
+@pytest.mark.usefixtures("layout")
 def test_any_strides_of_the_weight(dtype: torch.dtype) -> None:
     x, weight = numbers(4, 6, dtype=dtype), numbers(6, 9, dtype=dtype, seed=1)
     assert torch.equal(StepLinear(weight.t(), 4)(x), StepLinear(weight.t().contiguous(), 4)(x))
@@ -68,7 +74,7 @@ def test_any_strides_of_the_weight(dtype: torch.dtype) -> None:
     assert_near_exact_product(StepLinear(part, 4)(x), x, part)
 
 
-@pytest.mark.usefixtures("packed")
+@pytest.mark.usefixtures("layout")
 def test_products_in_bfloat16_of_float32() -> None:
     x, weight = numbers(4, 33, dtype=torch.float32), numbers(9, 33, dtype=torch.float32, seed=1)
     product = StepLinear(weight, 4, torch.bfloat16)(x)
@@ -79,7 +85,7 @@ def test_products_in_bfloat16_of_float32() -> None:
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("wide", [torch.float32, torch.float64])
-@pytest.mark.usefixtures("packed")
+@pytest.mark.usefixtures("layout")
 def test_adding_and_writing_the_product(wide: torch.dtype, dtype: torch.dtype | None) -> None:
     x, weight = numbers(4, 33, dtype=wide), numbers(9, 33, dtype=wide, seed=1)
     before = numbers(4, 9, dtype=wide, seed=2)
@@ -95,10 +101,9 @@ def test_adding_and_writing_the_product(wide: torch.dtype, dtype: torch.dtype | 
 
 def test_no_gradient_is_recorded() -> None:
     x, weight = numbers(4, 6).requires_grad_(), numbers(9, 6, seed=1).requires_grad_()
-    linear = StepLinear(weight, 4)
-    assert not linear.weight.requires_grad
     with torch.no_grad():
-        assert not linear(x).requires_grad
+        assert not StepLinear(weight, 4)(x).requires_grad
+        assert not StepLinear(weight, 400)(x).requires_grad
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, AttributeError])

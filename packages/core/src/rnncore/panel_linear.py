@@ -25,8 +25,13 @@ class PanelLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x [B, K]`` to ``[B, N]``; RuntimeError for another type than the weight's, or another K."""
-        product: Tensor = torch.ops.rnncore.panel_product(x.contiguous(), self.packed, self.outputs)
+        product = x.new_empty(len(x), self.outputs)
+        self.write(product, x)
         return product
+
+    def write(self, result: Tensor, x: Tensor) -> None:
+        """Writes the product of ``x [B, K]`` to ``result [B, N]``, contiguous; RuntimeError as above."""
+        torch.ops.rnncore.panel_product(x.contiguous(), self.packed, result)
 
     @staticmethod
     def available(device: torch.device, dtype: torch.dtype) -> bool:

@@ -40,19 +40,20 @@ Tensor panel_weight(const Tensor& weight) {
   return packed;
 }
 
-// x [B, K] times the transpose of a weight [N, K] from panel_weight: [B, N].
-Tensor panel_product(const Tensor& x, const Tensor& packed, int64_t outputs) {
+// Writes the product of x [B, K] and the transpose of a weight [N, K] from panel_weight to result [B, N].
+void panel_product(const Tensor& x, const Tensor& packed, const Tensor& result) {
   expect(x.is_cpu() && x.dim() == 2 && x.is_contiguous() && x.scalar_type() == packed.scalar_type(),
          "rnncore: expected x [B, K], contiguous, on the CPU and of the weight's type, got ", x);
-  const int64_t rows = x.size(0), inner = x.size(1);
-  Tensor product = empty({rows, outputs}, x.scalar_type());
+  const int64_t rows = x.size(0), inner = x.size(1), outputs = result.dim() == 2 ? result.size(1) : -1;
+  expect(fits(result, x, {rows, outputs}) && result.is_contiguous(), "rnncore: expected a contiguous result [", rows,
+         ", N] of the type of x, got ", result);
   with_real(x.scalar_type(), "rnncore::panel_product", [&]<typename T>() {
     constexpr int64_t width = kParts * kLanes<T>;
-    expect(outputs >= 0 && packed.is_contiguous() && packed.dim() == 2 && packed.size(1) == inner * width &&
+    expect(packed.is_contiguous() && packed.dim() == 2 && packed.size(1) == inner * width &&
                packed.size(0) == (outputs + width - 1) / width,
            "rnncore: the weight was laid out for other sizes than [", outputs, ", ", inner, "]");
     const T *left = elements<const T>(x), *panels = elements<const T>(packed);
-    T* to = elements<T>(product);
+    T* to = elements<T>(result);
     for_panels(packed.size(0), rows * packed.size(1), [=](int64_t p) {
       const int64_t first = p * width, n = std::min(width, outputs - first);
       alignas(64) T sums[kRows * width];
@@ -64,12 +65,11 @@ Tensor panel_product(const Tensor& x, const Tensor& packed, int64_t outputs) {
       }
     });
   });
-  return product;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(rnncore, library) {
   define<&panel_weight>(library, "panel_weight(Tensor weight) -> Tensor");
-  define<&panel_product>(library, "panel_product(Tensor x, Tensor packed, int outputs) -> Tensor");
+  define<&panel_product>(library, "panel_product(Tensor x, Tensor packed, Tensor(a!) result) -> ()");
 }
